@@ -1,0 +1,1 @@
+"""The home side: tracer, deputy, capture, file service, coherence, streams and terminal."""

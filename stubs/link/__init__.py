@@ -1,0 +1,1 @@
+"""Moving frames: the event loop, and endpoints that carry frames over descriptors."""

@@ -1,0 +1,1 @@
+"""The node side: agent, home view (FUSE), capsule, bodies, streams, probe."""

@@ -1,0 +1,12 @@
+"""The protocol version: one integer, and a dated line for every change of it.
+
+Bump it when a frame, a message or the meaning of one changes. Both ends must
+speak the same version; the agent travels with its home, so in practice only
+an mrun that is newer than a running daemon ever sees a difference.
+
+    1   2026-11-22   first version
+"""
+
+from __future__ import annotations
+
+VERSION = 1
