@@ -1,7 +1,8 @@
 """Endpoint: messages over one byte stream; Link: over two, in order where order counts.
 
 Single-threaded, driven by a Loop. What a turn sends leaves in one write at its end. The
-first error (end of stream, OSError, ProtocolError) closes the endpoint and is told once to `on_lost`.
+first error (end of stream, OSError, ProtocolError) closes the endpoint and is told once to
+`on_lost`.
 """
 
 from __future__ import annotations
@@ -105,9 +106,7 @@ class Endpoint:
         """Answer a request. `fds` are closed once they are sent."""
         self._send(message, tag, fds or [], after, REPLY)
 
-    def _send(
-        self, message: Message, tag: int, fds: list[int], after: int, reply: int = 0
-    ) -> None:
+    def _send(self, message: Message, tag: int, fds: list[int], after: int, reply: int = 0) -> None:
         if self.lost is not None:
             _close_all(fds)
             return
@@ -160,7 +159,9 @@ class Endpoint:
         fd = self._stream.write_fileno()
         if fd == self._stream.fileno():
             self._loop.watch(
-                fd, READ | WRITE if self._out else READ, self._ready if self._out else self._readable
+                fd,
+                READ | WRITE if self._out else READ,
+                self._ready if self._out else self._readable,
             )
         elif fd >= 0:
             self._loop.watch(fd, WRITE if self._out else 0, lambda _: self.flush())
@@ -250,7 +251,6 @@ class Endpoint:
         if self.companion is not None:
             self.companion.close(reason)
         self._on_lost(reason)
-
 
 
 class BulkEndpoint(Endpoint):

@@ -115,6 +115,6 @@ class Loop:
 
 
 def set_nonblocking(*fds: int) -> None:
-    """Set O_NONBLOCK on descriptors that only we use (it belongs to the open file, not to the fd)."""
+    """Set O_NONBLOCK on open files that only we use: the flag is not the descriptor's own."""
     for fd in fds:
         os.set_blocking(fd, False)

@@ -1,7 +1,7 @@
 """Byte streams under an endpoint: descriptors, or unix sockets that can carry descriptors.
 
-A stream has `fileno()` (readable when `receive` has something), `receive()` and `send()`, neither of
-which blocks, and `write_fileno()`: the descriptor that becomes writable when `send` can go
+A stream has `fileno()` (readable when `receive` has something), `receive()` and `send()`, neither
+of which blocks, and `write_fileno()`: the descriptor that becomes writable when `send` can go
 on, or -1 when nothing tells (an SSH channel), so that the endpoint tries again by the clock.
 """
 

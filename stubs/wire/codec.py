@@ -93,13 +93,14 @@ else:
 
     Attr = namedtuple(
         "Attr",
-        "id ino size blocks atime_ns mtime_ns ctime_ns mode nlink uid gid rdev blksize rights flags",
+        "id ino size blocks atime_ns mtime_ns ctime_ns mode nlink"
+        " uid gid rdev blksize rights flags",
     )
     Entry = namedtuple("Entry", "name attr target")
     Change = namedtuple("Change", "dir name attr target")
     Descriptor = namedtuple("Descriptor", "fd kind ref flags offset share path")
 
-    def dataclass_transform():
+    def dataclass_transform() -> Callable[[type], type]:
         """typing.dataclass_transform, which Python 3.9 does not have: a no-op at run time."""
         return lambda cls: cls
 
@@ -236,7 +237,7 @@ def _put_descriptors(items: list[Descriptor]) -> bytes:
 
 def _get_descriptors(reader: Reader) -> list[Descriptor]:
     return [
-        Descriptor(*reader.unpack(_DESCRIPTOR), reader.blob())
+        Descriptor._make((*reader.unpack(_DESCRIPTOR), reader.blob()))
         for _ in range(reader.count(_DESCRIPTOR.size + 4))
     ]
 
@@ -279,7 +280,8 @@ class Message:
                 plan.append((tuple(names), struct.Struct("<" + letters), None, None))
             names, letters = [], ""
 
-        fields = cls.__dict__.get("__annotations__", {})
+        # inspect.get_annotations came with Python 3.10, and importing inspect costs 8 ms.
+        fields = cls.__dict__.get("__annotations__", {})  # noqa: RUF063
         for name, kind in fields.items():
             if kind in FIXED:
                 names.append(name)

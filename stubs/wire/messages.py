@@ -178,7 +178,7 @@ class Getattr(Message):
 
 
 class Setattr(Message):
-    """fchmod, fchown, ftruncate, utimensat: fields chosen by `valid`, FATTR_* of fuse.h. Reply: Attrs."""
+    """fchmod, fchown, ftruncate, utimensat: fields by `valid`, FATTR_* of fuse.h. Reply: Attrs."""
 
     KIND = 0x23
     id: U64
@@ -385,7 +385,7 @@ class Cancel(Message):
 
 
 class Hold(Message):
-    """Posted: bodies have these inodes open: keep them reachable whatever becomes of their names."""
+    """Posted: bodies have these inodes open: keep them whatever becomes of their names."""
 
     KIND = 0x39
     ids: U64s
@@ -488,7 +488,8 @@ class Invalidate(Message):
     """H→N posted: what changed at home other than by this node.
 
     `data` inodes whose contents changed (new attributes given), `attrs` inodes of which only the
-    attributes did, `names` entries that came, went or changed, `dirs` directories to be forgotten whole.
+    attributes did, `names` entries that came, went or changed, `dirs` directories to be forgotten
+    whole.
     """
 
     KIND = 0x60
@@ -512,10 +513,10 @@ class Spawn(Message):
 
     `body` is the deputy's pid at home, and the body's on the node; `limits` 16 pairs of soft and
     hard rlimit in the order of RLIMIT_*; `blocked` and `ignored` are sigsets (bit signo-1);
-    `descriptors` in ascending order of fd; `exclusive` the numbers of input streams that nobody else at
-    home can read, so that they may be read ahead; `rows` 0 when the body has no terminal; `termios` is
-    struct termios2 as the kernel has it (empty: no terminal); `foreground` the process group in the
-    foreground of it.
+    `descriptors` in ascending order of fd; `exclusive` the numbers of input streams that nobody
+    else at home can read, so that they may be read ahead; `rows` 0 when the body has no terminal;
+    `termios` is struct termios2 as the kernel has it (empty: no terminal); `foreground` the
+    process group in the foreground of it.
     """
 
     KIND = 0x80
@@ -592,8 +593,8 @@ class Continued(Message):
 class Exited(Message):
     """N→H, L→M: the body ended. `status` as wait4(2) has it; times in us, memory in KiB.
 
-    `round_trips` home was waited for, bytes as carried on the link for this body (as far as they can
-    be told apart); `errno` and `path` of a posted write that failed and that nobody was told.
+    `round_trips` home was waited for, bytes as carried on the link for this body (as far as they
+    can be told apart); `errno` and `path` of a posted write that failed and that nobody was told.
     """
 
     KIND = 0x87
@@ -661,7 +662,7 @@ class StreamBroken(Message):
 
 
 class StreamWant(Message):
-    """N→H: a reader waits for up to `bytes` (one read of home's pipe or terminal). 0: it gave up."""
+    """N→H: a reader waits for up to `bytes` of home's pipe or terminal. 0: it gave up."""
 
     KIND = 0xA3
     stream: U32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 from stubs.wire.codec import Message
@@ -14,9 +15,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
 
 def row(message: type[Message]) -> str:
     """Return the line of the table for one message: number, name, fields, first sentence."""
-    fields = ", ".join(
-        f"{name} {kind}" for name, kind in message.__dict__.get("__annotations__", {}).items()
-    )
+    own = inspect.get_annotations(message)
+    fields = ", ".join(f"{name} {kind}" for name, kind in own.items())
     says = " ".join((message.__doc__ or "").split("\n\n")[0].split())
     return f"| {message.KIND:#05x} | {message.__name__} | {fields} | {says} |"
 
