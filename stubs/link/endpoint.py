@@ -73,7 +73,14 @@ class Endpoint:
         self.after_dispatch: Callable[[], None] | None = None
         self.companion: Endpoint | None = None
         self.reply_fds: list[int] = []  # those of the reply being handled; its handler owns them
-        loop.watch(stream.fileno(), READ, self._readable)
+        # Bytes not taken by the peer above which its requests are not read either (0: no limit):
+        # a peer that asks and never listens must not fill our memory. Only one end of a link may
+        # have a limit, or both could wait for each other.
+        self.pause_above = 0
+        self._paused = False
+        self._inbox: deque[Frame] = deque()  # received, not handled yet
+        self._wants_write = False
+        self._watch()
 
     # sending
 
@@ -156,27 +163,43 @@ class Endpoint:
         return data, fds
 
     def _watch_writable(self) -> None:
+        if self.lost is not None:
+            return
+        waiting = bool(self._out)
         fd = self._stream.write_fileno()
-        if fd == self._stream.fileno():
-            self._loop.watch(
-                fd,
-                READ | WRITE if self._out else READ,
-                self._ready if self._out else self._readable,
-            )
-        elif fd >= 0:
-            self._loop.watch(fd, WRITE if self._out else 0, lambda _: self.flush())
-        elif self._out:
-            self._loop.call_later(RETRY_SECONDS, self.flush)
+        if fd < 0:
+            if waiting:
+                self._loop.call_later(RETRY_SECONDS, self.flush)
+        elif waiting != self._wants_write:
+            self._wants_write = waiting
+            if fd == self._stream.fileno():
+                self._watch()
+            else:
+                self._loop.watch(fd, WRITE if waiting else 0, lambda _: self.flush())
+        if self._paused and self._may_read():
+            self._paused = False
+            self._watch()
+            self._loop.at_turn_end(self._handle_inbox)
+
+    def _watch(self) -> None:
+        events = 0 if self._paused else READ
+        if self._wants_write and self._stream.write_fileno() == self._stream.fileno():
+            events |= WRITE
+        self._loop.watch(self._stream.fileno(), events, self._ready)
+
+    def _may_read(self) -> bool:
+        companion = self.companion.backlog if self.companion is not None else 0
+        return not self.pause_above or self._out_bytes + companion <= self.pause_above
 
     # receiving
 
     def _ready(self, events: int) -> None:
-        if events & READ:
-            self._readable(events)
-        if events & WRITE and self.lost is None:
+        if events & WRITE:
             self.flush()
+        if events & READ and self.lost is None:
+            self._readable()
 
-    def _readable(self, _: int) -> None:
+    def _readable(self) -> None:
         try:
             data = self._stream.receive()
         except OSError as error:
@@ -189,10 +212,19 @@ class Endpoint:
             return
         self.bytes_in += len(data)
         try:
-            for frame in self._reader.feed(data):
-                self._accept(frame)
-                if self.lost is not None:
-                    return
+            self._inbox.extend(self._reader.feed(data))
+        except ProtocolError as error:
+            self.close(f"{self.name}: {error}")
+        self._handle_inbox()
+
+    def _handle_inbox(self) -> None:
+        try:
+            while self._inbox and self.lost is None:
+                if not self._may_read():
+                    self._paused = True
+                    self._watch()
+                    break
+                self._accept(self._inbox.popleft())
         except ProtocolError as error:
             self.close(f"{self.name}: {error}")
 
@@ -277,6 +309,11 @@ class BulkEndpoint(Endpoint):
 
     def _due(self, frame: Frame) -> bool:
         return (self._rpc.handled - frame.after) & 0xFFFFFFFF < 0x80000000
+
+    def _watch_writable(self) -> None:
+        super()._watch_writable()
+        # What the rpc endpoint may read depends on our backlog too.
+        self._rpc._watch_writable()
 
     def _release(self) -> None:
         while self._held and self.lost is None and self._due(self._held[0]):
