@@ -1,0 +1,40 @@
+"""Linux ABI: x86-64 system call numbers and the layout of the registers that ptrace shows.
+
+Numbers are those of arch/x86/entry/syscalls/syscall_64.tbl; NR_ stands for the header's
+__NR_, which Python would mangle inside a class.
+"""
+
+from __future__ import annotations
+
+NR_close = 3
+NR_rt_sigaction = 13
+NR_pause = 34
+NR_getpid = 39
+NR_execve = 59
+NR_kill = 62
+NR_pivot_root = 155
+NR_mount = 165
+NR_umount2 = 166
+NR_exit_group = 231
+NR_unshare = 272
+NR_setns = 308
+NR_process_vm_readv = 310
+NR_kcmp = 312
+NR_renameat2 = 316
+NR_execveat = 322
+NR_statx = 332
+NR_clone3 = 435
+NR_close_range = 436
+NR_openat2 = 437
+NR_pidfd_getfd = 438
+NR_faccessat2 = 439
+NR_mount_setattr = 442
+
+# struct user_regs_struct, arch/x86/include/asm/user_64.h: 27 unsigned longs in this order.
+USER_REGS = (
+    "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax"
+    " rip cs eflags rsp ss fs_base gs_base ds es fs gs"
+).split()
+
+# The code segment of 32-bit programs, __USER32_CS.
+USER32_CS = 0x23
