@@ -36,7 +36,7 @@ def function(name: str, *arguments: type, result: type = ctypes.c_int) -> Callab
 
     AttributeError when this C library does not have it.
     """
-    call = libc[name]
+    call: Any = libc[name]
     call.argtypes = arguments
     call.restype = result
     call.errcheck = _checked

@@ -398,6 +398,17 @@ class Forget(Message):
     ids: U64s
 
 
+class Unhold(Message):
+    """Posted: no body has these inodes open any more; their ids stay known.
+
+    Home closes what it kept open for them: a program just written can be executed there
+    (an open file for writing makes execve(2) fail with ETXTBSY), a removed file is let go.
+    """
+
+    KIND = 0x3B
+    ids: U64s
+
+
 # --- file service: replies and pushes ---------------------------------------------------------
 
 
