@@ -40,7 +40,8 @@ def function(name: str, *arguments: type, result: type = ctypes.c_int) -> Callab
     call.argtypes = arguments
     call.restype = result
     call.errcheck = _checked
-    return call
+    checked: Callable[..., int] = call
+    return checked
 
 
 def syscall(number: int, *arguments: type) -> Callable[..., int]:

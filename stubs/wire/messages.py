@@ -399,10 +399,9 @@ class Forget(Message):
 
 
 class Unhold(Message):
-    """Posted: no body has these inodes open any more; their ids stay known.
+    """Posted: no body has these inodes open any more; home closes what it kept open for them.
 
-    Home closes what it kept open for them: a program just written can be executed there
-    (an open file for writing makes execve(2) fail with ETXTBSY), a removed file is let go.
+    Their ids stay known. (A file that home still had open for writing could not be executed.)
     """
 
     KIND = 0x3B
