@@ -5,10 +5,15 @@ pidfd_open(2) is os.pidfd_open. Values are those of include/uapi/linux/kcmp.h.
 
 from __future__ import annotations
 
+import ctypes
+
 from stubs.abi.libc import syscall
 from stubs.abi.x86_64 import NR_kcmp, NR_pidfd_getfd
 
 KCMP_FILE = 0
+
+_pidfd_getfd = syscall(NR_pidfd_getfd, *[ctypes.c_long] * 3)
+_kcmp = _kcmp(*[ctypes.c_long] * 5)
 
 
 def pidfd_getfd(pidfd: int, fd: int) -> int:
@@ -16,9 +21,9 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
 
     Raises OSError as pidfd_getfd(2): a tracer may; EBADF when there is none.
     """
-    return syscall(NR_pidfd_getfd, pidfd, fd, 0)
+    return _pidfd_getfd(pidfd, fd, 0)
 
 
 def same_open_file(pid: int, fd: int, other: int) -> bool:
-    """Tell whether two descriptors of `pid` share one open file; OSError where kcmp(2) is not built in."""
-    return syscall(NR_kcmp, pid, pid, KCMP_FILE, fd, other) == 0
+    """Tell whether two descriptors of `pid` share one open file; OSError without kcmp(2)."""
+    return _kcmp(pid, pid, KCMP_FILE, fd, other) == 0

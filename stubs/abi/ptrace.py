@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import struct
 
-from stubs.abi.libc import check, function
+from stubs.abi.libc import function
 from stubs.abi.x86_64 import USER_REGS
 
 PTRACE_POKETEXT = 4
@@ -42,39 +42,39 @@ _ptrace = function(
     ctypes.c_long,
     ctypes.c_void_p,
     ctypes.c_void_p,
-    restype=ctypes.c_long,
+    result=ctypes.c_long,
 )
 
 
 def seize(pid: int, options: int) -> None:
     """Trace `pid` from now on, without stopping it. PermissionError if that is not allowed."""
-    check(_ptrace(PTRACE_SEIZE, pid, 0, options))
+    _ptrace(PTRACE_SEIZE, pid, 0, options)
 
 
 def interrupt(pid: int) -> None:
     """Have a running or listening tracee stop with PTRACE_EVENT_STOP."""
-    check(_ptrace(PTRACE_INTERRUPT, pid, 0, 0))
+    _ptrace(PTRACE_INTERRUPT, pid, 0, 0)
 
 
 def cont(pid: int, signo: int = 0) -> None:
     """Let a stopped tracee run on, with `signo` delivered unless it is 0."""
-    check(_ptrace(PTRACE_CONT, pid, 0, signo))
+    _ptrace(PTRACE_CONT, pid, 0, signo)
 
 
 def listen(pid: int) -> None:
     """Leave a tracee in its group-stop, so that its parent sees it stopped and SIGCONT wakes it."""
-    check(_ptrace(PTRACE_LISTEN, pid, 0, 0))
+    _ptrace(PTRACE_LISTEN, pid, 0, 0)
 
 
 def detach(pid: int, signo: int = 0) -> None:
     """Trace no longer, and let it run, with `signo` delivered unless it is 0."""
-    check(_ptrace(PTRACE_DETACH, pid, 0, signo))
+    _ptrace(PTRACE_DETACH, pid, 0, signo)
 
 
 def getregs(pid: int) -> dict[str, int]:
     """Return struct user_regs_struct by the kernel's names."""
     buffer = ctypes.create_string_buffer(_REGS.size)
-    check(_ptrace(PTRACE_GETREGS, pid, 0, ctypes.addressof(buffer)))
+    _ptrace(PTRACE_GETREGS, pid, 0, ctypes.addressof(buffer))
     return dict(zip(USER_REGS, _REGS.unpack(buffer.raw)))
 
 
@@ -82,20 +82,20 @@ def setregs(pid: int, regs: dict[str, int]) -> None:
     """Set all registers to those of `regs`, as `getregs` returned them."""
     values = [regs[name] & 0xFFFFFFFFFFFFFFFF for name in USER_REGS]
     buffer = ctypes.create_string_buffer(_REGS.pack(*values), _REGS.size)
-    check(_ptrace(PTRACE_SETREGS, pid, 0, ctypes.addressof(buffer)))
+    _ptrace(PTRACE_SETREGS, pid, 0, ctypes.addressof(buffer))
 
 
 def poke(pid: int, address: int, data: bytes) -> None:
     """Write `data`, read-only text included; whole words, so up to 7 zero bytes are added."""
     for at in range(0, len(data), _WORD):
         (word,) = struct.unpack("=Q", data[at : at + _WORD].ljust(_WORD, b"\0"))
-        check(_ptrace(PTRACE_POKETEXT, pid, address + at, word))
+        _ptrace(PTRACE_POKETEXT, pid, address + at, word)
 
 
 def getsiginfo(pid: int) -> tuple[int, int, int]:
     """Return (si_signo, si_code, si_pid) of the signal that stopped the tracee."""
     buffer = ctypes.create_string_buffer(_SIGINFO_SIZE)
-    check(_ptrace(PTRACE_GETSIGINFO, pid, 0, ctypes.addressof(buffer)))
+    _ptrace(PTRACE_GETSIGINFO, pid, 0, ctypes.addressof(buffer))
     signo, _, code, sender, _ = _SIGINFO.unpack_from(buffer.raw)
     return signo, code, sender
 
@@ -103,4 +103,4 @@ def getsiginfo(pid: int) -> tuple[int, int, int]:
 def setsigmask(pid: int, mask: int) -> None:
     """Set the tracee's blocked signals: bit signo-1."""
     buffer = ctypes.create_string_buffer(struct.pack("=Q", mask), _WORD)
-    check(_ptrace(PTRACE_SETSIGMASK, pid, _WORD, ctypes.addressof(buffer)))
+    _ptrace(PTRACE_SETSIGMASK, pid, _WORD, ctypes.addressof(buffer))

@@ -10,7 +10,7 @@ import ctypes
 import os
 import struct
 
-from stubs.abi.libc import check, function
+from stubs.abi.libc import function
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def signalfd(signals: Iterable[int]) -> int:
     """Return a non-blocking descriptor that reports `signals`, which the caller has blocked."""
     # glibc's sigset_t has 1024 bits, of which the kernel is shown the first 64.
     mask = ctypes.create_string_buffer(struct.pack("=Q", sigset(signals)), 128)
-    return check(_signalfd(-1, ctypes.addressof(mask), SFD_CLOEXEC | SFD_NONBLOCK))
+    return _signalfd(-1, ctypes.addressof(mask), SFD_CLOEXEC | SFD_NONBLOCK)
 
 
 def read_signals(fd: int) -> list[signalfd_siginfo]:

@@ -46,6 +46,6 @@ def set_winsize(fd: int, rows: int, columns: int) -> None:
 
 
 def get_foreground(fd: int) -> int:
-    """Return the process group in the foreground; OSError ENOTTY unless it is our controlling terminal."""
+    """Return the process group in the foreground; OSError unless the terminal controls us."""
     group: int = struct.unpack("=i", fcntl.ioctl(fd, TIOCGPGRP, bytes(4)))[0]
     return group

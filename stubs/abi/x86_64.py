@@ -31,10 +31,13 @@ NR_faccessat2 = 439
 NR_mount_setattr = 442
 
 # struct user_regs_struct, arch/x86/include/asm/user_64.h: 27 unsigned longs in this order.
-USER_REGS = (
-    "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax"
-    " rip cs eflags rsp ss fs_base gs_base ds es fs gs"
-).split()
+# fmt: off
+USER_REGS = [
+    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9",
+    "r8", "rax", "rcx", "rdx", "rsi", "rdi", "orig_rax", "rip", "cs",
+    "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
+]
+# fmt: on
 
 # The code segment of 32-bit programs, __USER32_CS.
 USER32_CS = 0x23
