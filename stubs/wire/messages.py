@@ -785,6 +785,74 @@ class Quit(Message):
     KIND = 0x122
 
 
+# --- within a node: between the agent (A) and what it forked in the capsule (C) ------------------
+
+
+class Enter(Message):
+    """A→C: unshare(2) all namespaces. Reply: Done; then the agent writes the maps of ids."""
+
+    KIND = 0x140
+
+
+class MountView(Message):
+    """A→C: become pid 1 and mount the home view. Reply: Done, carrying /dev/fuse."""
+
+    KIND = 0x141
+    uid: U32
+    gid: U32
+
+
+class Furnish(Message):
+    """A→C: make /proc, /sys and /dev, change root. Reply: Done, carrying /proc and /dev/pts."""
+
+    KIND = 0x142
+    hostname: Blob
+    pid_max: U32
+    full_map: U8
+
+
+class Ghost(Message):
+    """A→C: clone a ghost with this pid; carries its socket, and the terminal of a session leader.
+
+    `leader` 1: it begins a session; 2: only a process group.
+    """
+
+    KIND = 0x143
+    pid: U32
+    leader: U8
+
+
+class Body(Message):
+    """A→C: clone and exec a body; carries a pipe, and what Spawn.descriptors reads and writes.
+
+    Into the pipe goes the body's pid (u32), then errno (i32) if it could not be exec'ed; close-on-exec
+    ends it. `foreground` 1: its group gets the terminal, which is then the last descriptor.
+    """
+
+    KIND = 0x144
+    foreground: U8
+    spawn: Blob
+
+
+class Watch(Message):
+    """A→C: say StreamWant when one waits to read `link` (as /proc/PID/fd shows it); empty: stop.
+
+    Meant while there is nothing to read in it; `terminal` 1 goes on until stopped, and says 0 again.
+    """
+
+    KIND = 0x145
+    stream: U32
+    terminal: U8
+    link: Blob
+
+
+class Foreground(Message):
+    """A→C, to a session's ghost: tcsetpgrp(3), carries the terminal."""
+
+    KIND = 0x146
+    pgrp: U32
+
+
 def _all_messages() -> dict[int, type[Message]]:
     """Return the messages by their number; a number used twice is a bug found at import."""
     table: dict[int, type[Message]] = {}
