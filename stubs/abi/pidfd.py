@@ -13,7 +13,7 @@ from stubs.abi.x86_64 import NR_kcmp, NR_pidfd_getfd
 KCMP_FILE = 0
 
 _pidfd_getfd = syscall(NR_pidfd_getfd, *[ctypes.c_long] * 3)
-_kcmp = _kcmp(*[ctypes.c_long] * 5)
+_kcmp = syscall(NR_kcmp, *[ctypes.c_long] * 5)
 
 
 def pidfd_getfd(pidfd: int, fd: int) -> int:
