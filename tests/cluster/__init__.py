@@ -21,5 +21,6 @@ Nothing of it can be seen from the machine's own namespaces but those processes,
 
 from tests.cluster.cluster import Cluster, ClusterError
 from tests.cluster.host import Host, HostError, Process
+from tests.cluster.waiting import wait_until
 
-__all__ = ["Cluster", "ClusterError", "Host", "HostError", "Process"]
+__all__ = ["Cluster", "ClusterError", "Host", "HostError", "Process", "wait_until"]

@@ -49,7 +49,6 @@ def _arguments() -> argparse.Namespace:
     sh = actions.add_parser("sh")
     sh.add_argument("host")
     sh.add_argument("--user", default="alice")
-    sh.add_argument("command", nargs="*")
     fault = actions.add_parser("fault")
     fault.add_argument("host")
     fault.add_argument("fault", choices=FAULTS)
@@ -59,7 +58,12 @@ def _arguments() -> argparse.Namespace:
     link.add_argument("--mbit", type=float, default=0)
     actions.add_parser("down")
     actions.add_parser("list")
-    return parser.parse_args()
+    # Whatever follows "--" is the command's; argparse would look for options in it.
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    options = parser.parse_args(words[:end])
+    options.command = words[end + 1 :]
+    return options
 
 
 def _copy_size(process: Process) -> None:

@@ -81,6 +81,11 @@ class Cluster:
         except KeyError:
             raise ClusterError(f"cluster {self.name} has no host {name}") from None
 
+    def repair(self) -> None:
+        """Undo every fault and setting on every host."""
+        for host in self._hosts.values():
+            host.repair()
+
     def __enter__(self) -> Self:
         self.up()
         return self

@@ -49,10 +49,9 @@ class Process:
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_PACKET * 2)
         self._connection.settimeout(ANSWER_TIMEOUT)
-        ours: list[int] = []
         given: list[int] = []
         try:
-            fds = self._descriptors((stdin, stdout, stderr), ours, given)
+            fds = self._descriptors((stdin, stdout, stderr), given)
             with contextlib.ExitStack() as theirs:
                 for fd in given:
                     theirs.callback(os.close, fd)
@@ -63,15 +62,10 @@ class Process:
                 socket.send_fds(self._connection, [json.dumps(request).encode()], fds)
                 self.pid = self._await_start()
         except BaseException:
-            for stream in (self.stdin, self.stdout, self.stderr):
-                if stream is not None:
-                    stream.close()
-            self._connection.close()
+            self.close()
             raise
 
-    def _descriptors(
-        self, streams: tuple[Stream, Stream, Stream], ours: list[int], given: list[int]
-    ) -> list[int]:
+    def _descriptors(self, streams: tuple[Stream, Stream, Stream], given: list[int]) -> list[int]:
         """Return the three descriptors to send; those to be closed afterwards go to `given`."""
         fds: list[int] = []
         for number, stream in enumerate(streams):
@@ -85,7 +79,6 @@ class Process:
                 theirs, mine = (read, write) if number == 0 else (write, read)
                 given.append(theirs)
                 fds.append(theirs)
-                ours.append(mine)
                 pipe = open(mine, "wb" if number == 0 else "rb", buffering=0)  # noqa: SIM115
                 setattr(self, ("stdin", "stdout", "stderr")[number], pipe)
             else:
@@ -245,6 +238,8 @@ class Host:
         self.name = spec.name
         self.address = spec.address
         self._ask = ask
+        # What `repair` has to undo.
+        self._altered: set[str] = set()
         self._socket = f"{cluster.state}/{spec.name}.sock"
         self._cgroup = Cgroup(cluster.cgroup, spec.name)
 
@@ -315,6 +310,24 @@ class Host:
         """Write a file as `user` would; raise CalledProcessError if he may not."""
         self.run(("sh", "-c", 'cat > "$1"', "sh", path), user=user, input=data, check=True)
 
+    def repair(self) -> None:
+        """Undo every fault and setting; a host that was off is rebooted with its disk."""
+        altered, self._altered = self._altered, set()
+        if "off" in altered:
+            self.reboot()
+        else:
+            if "frozen" in altered:
+                self.thaw()
+            if "cut" in altered:
+                self.heal()
+        if "cpu" in altered:
+            self.set_cpu(self.spec.share)
+        if "memory" in altered:
+            self.set_memory(None)
+        if "link" in altered:
+            self.set_link()
+        self._altered.clear()
+
     def cpu_seconds(self) -> float:
         """Return seconds of CPU used on the host since it was made, over all processes."""
         return sum(self._cgroup.cpu_ns()) / 1e9
@@ -348,6 +361,7 @@ class Host:
 
     def kill(self) -> None:
         """Kill every process, sshd too: peers see connections reset, and then refused."""
+        self._altered.add("off")
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.settimeout(ANSWER_TIMEOUT)
             connection.connect(self._socket)
@@ -357,34 +371,42 @@ class Host:
 
     def crash(self) -> None:
         """Switch the host off: peers hear nothing, not even an error. `reboot` brings it back."""
+        self._altered.add("off")
         self._ask("crash", host=self.name)
 
     def cut(self) -> None:
         """Drop every frame to and from the host, until `heal`."""
+        self._altered.add("cut")
         self._ask("cut", host=self.name)
 
     def heal(self) -> None:
         """Undo `cut`."""
         self._ask("heal", host=self.name)
+        self._altered.discard("cut")
 
     def freeze(self) -> None:
         """Stop every process where it stands, until `thaw`; the kernel still acknowledges TCP."""
+        self._altered.add("frozen")
         self._ask("freeze", host=self.name)
 
     def thaw(self) -> None:
         """Undo `freeze`."""
         self._ask("thaw", host=self.name)
+        self._altered.discard("frozen")
 
     def reboot(self, *, wipe: bool = False) -> None:
         """Switch off and on again; the disk is as it was, or as new with `wipe`."""
         self._ask("reboot", host=self.name, wipe=wipe)
+        self._altered -= {"off", "frozen", "cut"}
 
     def set_cpu(self, share: float) -> None:
         """Let the host use that share of its CPU (1.0: all of it) from now on."""
+        self._altered.add("cpu")
         self._ask("cpu", host=self.name, share=share)
 
     def set_memory(self, limit: int | None) -> None:
         """Limit memory, page cache and files in tmpfs included, to so many bytes."""
+        self._altered.add("memory")
         self._ask("memory", host=self.name, limit=limit)
 
     def set_link(self, *, rtt_ms: float = 0, mbit: float = 0) -> None:
@@ -392,4 +414,5 @@ class Host:
 
         Connections survive; frames under way are lost.
         """
+        self._altered.add("link")
         self._ask("link", host=self.name, rtt_ms=rtt_ms, mbit=mbit)

@@ -45,17 +45,17 @@ def _check(result: int, what: str) -> None:
 
 
 def unshare(flags: int) -> None:
-    """Call unshare(2)."""
+    """Leave the namespaces in `flags` for new ones, as unshare(2) does."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
 def setns(fd: int, kind: int) -> None:
-    """Call setns(2)."""
+    """Enter the namespace behind `fd`, as setns(2) does."""
     _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)), "setns")
 
 
 def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
-    """Call mount(2); empty strings stand for NULL."""
+    """Mount, as mount(2) does; empty strings stand for NULL."""
     result = _libc.mount(
         os.fsencode(source),
         os.fsencode(target),

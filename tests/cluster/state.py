@@ -1,4 +1,4 @@
-"""What a cluster leaves on this machine: a state directory, and a process known by when it began."""
+"""What a cluster has on this machine: a directory, and a process known by when it began."""
 
 import os
 
