@@ -6,28 +6,48 @@ __NR_, which Python would mangle inside a class.
 
 from __future__ import annotations
 
+NR_read = 0
 NR_close = 3
+NR_poll = 7
 NR_rt_sigaction = 13
+NR_rt_sigprocmask = 14
+NR_readv = 19
+NR_select = 23
 NR_pause = 34
 NR_getpid = 39
+NR_sendfile = 40
+NR_recvfrom = 45
+NR_recvmsg = 47
+NR_clone = 56
 NR_execve = 59
 NR_kill = 62
 NR_pivot_root = 155
+NR_prctl = 157
 NR_mount = 165
 NR_umount2 = 166
 NR_exit_group = 231
+NR_epoll_wait = 232
+NR_pselect6 = 270
+NR_ppoll = 271
 NR_unshare = 272
+NR_splice = 275
+NR_tee = 276
+NR_epoll_pwait = 281
+NR_preadv = 295
+NR_recvmmsg = 299
 NR_setns = 308
 NR_process_vm_readv = 310
 NR_kcmp = 312
 NR_renameat2 = 316
 NR_execveat = 322
+NR_preadv2 = 327
 NR_statx = 332
 NR_clone3 = 435
 NR_close_range = 436
 NR_openat2 = 437
 NR_pidfd_getfd = 438
 NR_faccessat2 = 439
+NR_epoll_pwait2 = 441
 NR_mount_setattr = 442
 
 # struct user_regs_struct, arch/x86/include/asm/user_64.h: 27 unsigned longs in this order.

@@ -795,7 +795,7 @@ class Enter(Message):
 
 
 class MountView(Message):
-    """A→C: become pid 1 and mount the home view. Reply: Done, carrying /dev/fuse."""
+    """A→C: become pid 1 and mount the home view. Reply: Spawned (the node's pid), with /dev/fuse."""
 
     KIND = 0x141
     uid: U32
@@ -835,14 +835,15 @@ class Body(Message):
 
 
 class Watch(Message):
-    """A→C: say StreamWant when one waits to read `link` (as /proc/PID/fd shows it); empty: stop.
+    """A→C: does a body wait to read `link` (as /proc/PID/fd shows it)? Reply: StreamWant.
 
-    Meant while there is nothing to read in it; `terminal` 1 goes on until stopped, and says 0 again.
+    The reply comes once it is another than `bytes`; asking again ends an earlier question with
+    Error ECANCELED, an empty `link` does no more. Nothing may be written there meanwhile.
     """
 
     KIND = 0x145
     stream: U32
-    terminal: U8
+    bytes: U32
     link: Blob
 
 
