@@ -1,1 +1,1 @@
-"""Benchmarks: they print figures as ratios against a baseline of the same run, and judge nothing."""
+"""Benchmarks print figures as ratios against a baseline of the same run, and judge nothing."""

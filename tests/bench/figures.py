@@ -53,7 +53,7 @@ def warm_up(home: Host) -> None:
 
 
 def bench_gzip(cluster: Cluster) -> None:
-    """gzip of 256 MB of mixed data."""
+    """Compress 256 MB of mixed data with gzip."""
     home, node = cluster.home, cluster.node("n1")
     home.run(("bash", "-c", MIXED.format(size=256 * MB)), check=True, timeout=300)
     native, cold, warm, share = [], [], [], []
@@ -73,7 +73,7 @@ def bench_gzip(cluster: Cluster) -> None:
 
 
 def bench_true(cluster: Cluster) -> None:
-    """`mrun true` with everything warm, and the very first one."""
+    """Run `mrun true` with everything warm, and the very first one."""
     home = cluster.home
     warm_up(home)
     native, remote = [], []
@@ -162,7 +162,7 @@ def bench_listing(cluster: Cluster) -> None:
 
 
 def bench_memory(cluster: Cluster) -> None:
-    """The agent at rest."""
+    """Show what the agent's processes hold in memory at rest."""
     warm_up(cluster.home)
     time.sleep(2)  # at rest: let the first second's work settle
     script = (
