@@ -1,9 +1,9 @@
 """The home daemon's door: where its socket is, how it is started, how to get in.
 
-One daemon per user, mount namespace, root directory, configuration file and protocol version: all of them
-are in the socket's name. The directory is private (0700, owner checked), because
-whoever can connect can run programs as the user. Used by mrun and by the mlaunch command; this
-is on the path of every mrun, so it imports nothing that is not loaded anyway.
+One daemon per user, mount namespace, root directory, configuration file and protocol version: all
+of them are in the socket's name. The directory is private (0700, owner checked), because whoever
+can connect can run programs as the user. Used by mrun and by the mlaunch command; this is on the
+path of every mrun, so it imports nothing that is not loaded anyway.
 """
 
 from __future__ import annotations
@@ -90,11 +90,11 @@ def log_path() -> str:
     return socket_path()[: -len("sock")] + "log"
 
 
-def start_daemon() -> None:
-    """Start a daemon, and wait until it listens, or has found another one at work, or has failed.
+def start_daemon() -> bool:
+    """Start a daemon; wait until it listens or has found another one at work. False: it failed.
 
-    It is nobody's child and has no descriptor, directory or terminal of ours: a pipe reader must see the end of
-    our output when we end.
+    It is nobody's child and has no descriptor, directory or terminal of ours: a pipe reader must
+    see the end of our output when we end.
     """
     log = log_path()
     ready, tell = os.pipe()
@@ -106,8 +106,9 @@ def start_daemon() -> None:
             os._exit(127)
     os.close(tell)
     os.waitpid(child, 0)
-    os.read(ready, 1)
+    told = os.read(ready, 1)
     os.close(ready)
+    return bool(told)
 
 
 def _become_daemon(log: str, tell: int) -> None:
@@ -146,13 +147,15 @@ def try_connect() -> socket.socket | None:
 def connect(timeout: float) -> socket.socket:
     """Return a blocking connection to the daemon, started if need be.
 
-    Raises TimeoutError when none answers within `timeout` seconds, OSError as connect(2) and mkdir(2).
+    Raises TimeoutError when none answers within `timeout` seconds, OSError as connect(2), mkdir(2)
+    and ChildProcessError when it cannot be started.
     """
     deadline = time.monotonic() + timeout
     connection = try_connect()
     if connection is not None:
         return connection
-    start_daemon()
+    if not start_daemon():
+        raise ChildProcessError(f"the home daemon does not start; see {log_path()}")
     while True:
         connection = try_connect()
         if connection is not None:

@@ -1,0 +1,17 @@
+"""Errors that end a command: one line for the user, a hint, an exit status."""
+
+from __future__ import annotations
+
+# mrun(1), mlaunch(1): we failed, as opposed to the program.
+FAILED = 125
+
+
+class LaunchError(Exception):
+    """What the user must know: one line, what to do about it, and the exit status."""
+
+    def __init__(self, text: str, hint: str = "", exit_code: int = FAILED) -> None:
+        """Take a line without a full stop at its end; `hint` says how to go on, or is empty."""
+        super().__init__(text)
+        self.text = text
+        self.hint = hint
+        self.exit_code = exit_code

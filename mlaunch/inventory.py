@@ -1,0 +1,288 @@
+"""The nodes we know: how to reach them, their link processes, and what they last said.
+
+Runs in the daemon, on its loop. A node has at most one link process. One that fails is started
+again after a while, later each time, and at once when somebody asks for that node by name.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import signal
+import socket
+import time
+import traceback
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from mlaunch import link, local
+from mlaunch.config import Config, Node
+from mlaunch.placement import NodeState
+from stubs.link.endpoint import Endpoint
+from stubs.link.stream import SocketStream
+from stubs.wire.messages import Attach, Quit, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stubs.link.loop import Loop, Timer
+
+# A failed link is tried again after 1 s, then twice as long each time, up to a minute.
+RETRY_FIRST_S = 1.0
+RETRY_LONGEST_S = 60.0
+
+# A body is in its node's load reports after its start (0.1 s) and two of their periods.
+RESERVED_S = 2.5
+
+LOCAL = Node(local.NAME, local.NAME)
+
+
+class Member:
+    """One node: its state, its link process, what was sent there a moment ago."""
+
+    def __init__(self, node: Node) -> None:
+        """Know nothing of it yet."""
+        self.node = node
+        self.state = "unknown"  # then connecting, ready, unusable or lost
+        self.reason = ""
+        self.remedy = ""
+        self.rtt_ms: float | None = None
+        self.facts: dict[str, Any] = {}
+        self.load: dict[str, int] = {}
+        self.guests = 0
+        self.link: Endpoint | None = None
+        self.pid = 0
+        self.failed_at = -math.inf
+        self.hopeful = True  # no attempt has failed since it was last ready
+        self.retry: Timer | None = None
+        self.retry_s = RETRY_FIRST_S
+        self._reserved: list[float] = []
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.node.name
+
+    @property
+    def ready(self) -> bool:
+        """Whether bodies can be sent there now."""
+        return self.state == "ready" and self.link is not None
+
+    @property
+    def connecting(self) -> bool:
+        """Whether it is not known yet if it can be used."""
+        return self.state == "connecting"
+
+    @property
+    def problem(self) -> str:
+        """Why bodies cannot be sent there now; empty when they can."""
+        if self.ready:
+            return ""
+        if self.connecting:
+            return "still connecting"
+        return self.reason or "not connected"
+
+    @property
+    def failed_for(self) -> float:
+        """Return the seconds since the last link ended."""
+        return time.monotonic() - self.failed_at
+
+    def reserve(self) -> None:
+        """Count one more body, until the load shows it."""
+        self._reserved.append(time.monotonic())
+
+    def placement(self) -> NodeState:
+        """Return what placement wants to know."""
+        horizon = time.monotonic() - RESERVED_S
+        self._reserved = [at for at in self._reserved if at > horizon]
+        load = self.load
+        cpus = self.cpus
+        owner = load.get("owner_idle_s", 0xFFFFFFFF)
+        return NodeState(
+            self.name,
+            problem=self.problem,
+            cpus=cpus,
+            idle=load.get("idle_milli", cpus * 1000) / 1000,
+            load1=load.get("load1_milli", 0) / 1000,
+            speed=float(load.get("speed", self.facts.get("speed", 0))),
+            rtt_s=(self.rtt_ms or 0.0) / 1000,
+            memory_available=load.get("memory_available", 1 << 40),
+            stall_memory=load.get("psi_memory_milli", 0) / 1000,
+            reserved=len(self._reserved),
+            owner_idle_s=float("inf") if owner == 0xFFFFFFFF else owner,
+        )
+
+    @property
+    def cpus(self) -> float:
+        """CPUs that a guest may use; 1 as long as nothing is known."""
+        return float(self.load.get("cpus_milli", self.facts.get("cpus_milli", 1000))) / 1000
+
+    def shown(self) -> dict[str, Any]:
+        """Return what `mlaunch nodes` shows; None for what is not known."""
+        known = bool(self.load) and self.ready
+        load = self.load
+        return {
+            "name": self.name,
+            "host": self.node.host,
+            "state": self.state,
+            "cpus": self.cpus if self.facts else None,
+            "idle_cpus": load["idle_milli"] / 1000 if known else None,
+            "load1": load["load1_milli"] / 1000 if known else None,
+            "memory_available_bytes": load["memory_available"] if known else None,
+            "rtt_ms": self.rtt_ms if self.ready else None,
+            "guests": self.guests,
+            "reason": self.reason,
+            "remedy": self.remedy,
+            "pid": self.pid,
+            "facts": self.facts,
+        }
+
+
+class Inventory:
+    """All members; starts, hears and ends their link processes."""
+
+    def __init__(self, loop: Loop, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever the state of a node has become another."""
+        self.members: dict[str, Member] = {}
+        self.config = Config()
+        self._loop = loop
+        self._changed = changed
+        self._local: Member | None = None
+
+    def configure(self, config: Config) -> None:
+        """Take over the nodes of `config`: new ones appear, those gone or changed are let go."""
+        again = config.export != self.config.export
+        self.config = config
+        for name, member in list(self.members.items()):
+            if config.node(name) != member.node or again:
+                self._dismiss(self.members.pop(name))
+        for node in config.nodes:
+            if node.name not in self.members:
+                self.members[node.name] = Member(node)
+        if again and self._local is not None:
+            self._dismiss(self._local)
+            self._local = None
+
+    def find(self, name: str) -> Member | None:
+        """Return the member of that name; `local` is always there when it is named."""
+        if name == local.NAME:
+            if self._local is None:
+                self._local = Member(LOCAL)
+            return self._local
+        return self.members.get(name)
+
+    def considered(self) -> list[Member]:
+        """Return the nodes among which is chosen: those configured, else `local`."""
+        if self.members:
+            return list(self.members.values())
+        found = self.find(local.NAME)
+        return [found] if found else []
+
+    def all(self) -> list[Member]:
+        """Return every member that there is."""
+        return list(self.members.values()) + ([self._local] if self._local else [])
+
+    @property
+    def guests(self) -> int:
+        """How many bodies there are, on all nodes."""
+        return sum(member.guests for member in self.all())
+
+    def connect(self, member: Member, at_once: bool = False) -> None:
+        """Start the link process unless there is one; one that failed waits unless `at_once`."""
+        if member.link is not None:
+            return
+        if member.retry is not None:
+            if not at_once:
+                return
+            member.retry.cancel()
+            member.retry = None
+        here, there = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            _become_link(there, member.node, self.config)
+        there.close()
+        member.state, member.reason, member.remedy, member.pid = "connecting", "", "", pid
+        member.link = Endpoint(
+            self._loop,
+            SocketStream(here),
+            {Report: lambda message, tag, fds: self._report(member, message)},
+            lambda reason: self._ended(member),
+            member.name,
+        )
+
+    def attach(self, member: Member, pid: int, sock: socket.socket) -> None:
+        """Hand the socket of an mrun to the link process."""
+        assert member.link is not None
+        member.reserve()
+        member.link.post(Attach(pid), [sock.detach()])
+
+    def _report(self, member: Member, message: Report) -> None:
+        report = json.loads(message.text)
+        before = member.state
+        member.state = report["state"]
+        member.reason, member.remedy = report["reason"], report["remedy"]
+        member.rtt_ms, member.guests = report["rtt_ms"], report["guests"]
+        member.facts, member.load = report["facts"], report["load"]
+        if member.state != before:
+            if member.ready:
+                member.retry_s = RETRY_FIRST_S
+                member.hopeful = True
+            self._changed()
+
+    def _ended(self, member: Member) -> None:
+        """Note the end of a link process and plan the next one."""
+        member.link = None
+        member.pid = 0
+        member.guests = 0
+        member.failed_at = time.monotonic()
+        member.hopeful = False
+        if member.state in ("connecting", "ready"):
+            member.state, member.reason = "lost", "its link process ended unexpectedly"
+        if member in self.all():
+            member.retry = self._loop.call_later(member.retry_s, lambda: self._try_again(member))
+            member.retry_s = min(RETRY_LONGEST_S, member.retry_s * 2)
+        self._changed()
+
+    def _try_again(self, member: Member) -> None:
+        member.retry = None
+        if member in self.all() and member.name != local.NAME:
+            self.connect(member)
+
+    def _dismiss(self, member: Member) -> None:
+        """End the link of a node that is no more: at once, or when its last guest has gone."""
+        if member.retry is not None:
+            member.retry.cancel()
+        endpoint = member.link
+        if endpoint is None:
+            return
+        if member.guests:
+            # The link process sees our end closed and goes when its last guest does.
+            endpoint.close("no longer configured")
+        elif member.state == "connecting":
+            os.kill(member.pid, signal.SIGTERM)
+        else:
+            endpoint.post(Quit())
+
+    def close(self) -> None:
+        """End all links; those with guests live on until the last has gone."""
+        for member in self.all():
+            self._dismiss(member)
+            if member.link is not None:
+                member.link.flush()
+
+
+def _become_link(control: socket.socket, node: Node, config: Config) -> NoReturn:
+    """In the forked child: keep nothing of the daemon but `control`, and be the link process."""
+    try:
+        # Sockets and epoll of the daemon are closed by number: their objects are never used or
+        # collected here, for the daemon's frames below us keep them and we do not return.
+        gc.freeze()
+        fd = control.detach()
+        os.closerange(3, fd)
+        os.closerange(fd + 1, os.sysconf("SC_OPEN_MAX"))
+        link.main(socket.socket(fileno=fd), node, config)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)

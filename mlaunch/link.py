@@ -1,0 +1,406 @@
+"""The link process: home's end of the connection with one node.
+
+Forked by the daemon, one per node. Connects, starts the agent, serves home's files to it, hands
+its bodies' streams and signals on, and tells the daemon once a second how the node is. One
+thread does all that; two more at most open the bulk connection and watch for a peer that has
+fallen silent while the first one is stuck in a send.
+
+Without the daemon it goes on as long as it has guests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from mlaunch import local, process
+from mlaunch.errors import LaunchError
+from stubs.home.files import FileService
+from stubs.home.guests import Guests
+from stubs.home.policy import ExportPolicy, default_hidden
+from stubs.link.endpoint import BulkEndpoint, Endpoint, Link
+from stubs.link.loader import TOKEN_BYTES
+from stubs.link.loop import READ, Loop
+from stubs.link.stream import SocketStream
+from stubs.wire.messages import (
+    Attach,
+    Bulk,
+    Error,
+    Goodbye,
+    Hello,
+    Load,
+    Ping,
+    Pong,
+    Quit,
+    Report,
+    Welcome,
+)
+from stubs.wire.version import VERSION
+
+if TYPE_CHECKING:
+    from mlaunch.config import Config, Node
+    from stubs.link.stream import Stream
+    from stubs.wire.codec import Message
+
+PING_S = 1.0
+# A peer that answers nothing for so long is lost: mrun must know within 10 s of the fault.
+SILENCE_S = 6.0
+# An agent that has been started must say Welcome by then, capsule and all.
+WELCOME_S = 20.0
+# The RTT is the least of so many pings: what queued behind other work is longer.
+RTT_SAMPLES = 10
+# A node that asks and does not listen is not answered beyond so many bytes.
+MOST_BACKLOG = 16 << 20
+# How long the last messages may take to leave.
+FAREWELL_S = 2.0
+
+
+class Transport(Protocol):
+    """How a node is reached."""
+
+    def open(self, token: bytes) -> Stream:
+        """Connect and start the agent; LaunchError with the reason and the remedy."""
+
+    def open_bulk(self, address: bytes) -> Stream | None:
+        """Open the second connection, to the agent at `address`; None when there is none.
+
+        Called in a thread of its own.
+        """
+
+    def heard(self) -> float | None:
+        """Return when (monotonic) bytes last came; None if only the frames can tell."""
+
+    def abort(self) -> None:
+        """Break the connection now; from any thread."""
+
+    def close(self) -> None:
+        """Close in good order."""
+
+    def last_words(self) -> str:
+        """Return the last line that the agent wrote to its standard error."""
+
+
+class LinkProcess:
+    """The life of one link, from connecting to the last guest's end."""
+
+    def __init__(self, control: socket.socket, node: Node, config: Config) -> None:
+        """Be ready to run; `control` leads to the daemon."""
+        self._node = node
+        self._config = config
+        self._loop = Loop()
+        self._daemon: Endpoint | None = Endpoint(
+            self._loop,
+            SocketStream(control),
+            {Attach: self._on_attach, Quit: self._on_quit},
+            self._daemon_gone,
+            "daemon",
+        )
+        self._transport: Transport = _transport(node)
+        self._token = secrets.token_bytes(TOKEN_BYTES)
+        self._state = "connecting"
+        self._reason = ""
+        self._remedy = ""
+        self._facts: dict[str, Any] = {}
+        self._load: dict[str, int] = {}
+        self._rtts: list[float] = []
+        self._pinged_at = 0.0
+        self._last_tick = time.monotonic()
+        self._heard = time.monotonic()
+        self._bytes_in = 0
+        self._rpc: Endpoint | None = None
+        self._link: Link | None = None
+        self._files: FileService | None = None
+        self._guests: Guests | None = None
+        self._over = threading.Event()
+
+    # from beginning to end
+
+    def run(self) -> None:
+        """Connect and serve until the node is lost, or nobody wants the link any more."""
+        self._report()
+        try:
+            stream = self._transport.open(self._token)
+        except LaunchError as error:
+            self._finish("unusable", error.text, error.hint)
+            return
+        self._heard = time.monotonic()
+        threading.Thread(target=self._watch_silence, daemon=True).start()
+        self._begin(stream)
+        self._loop.run()
+        self._farewell()
+
+    def _begin(self, stream: Stream) -> None:
+        """Say hello; the rest happens as messages come."""
+        handlers: dict[type[Message], Any] = {
+            Ping: self._on_ping,
+            Load: self._on_load,
+            Goodbye: self._on_goodbye,
+        }
+        self._rpc = Endpoint(self._loop, stream, handlers, self._node_lost, self._node.name)
+        self._rpc.pause_above = MOST_BACKLOG
+        self._link = Link(self._rpc)
+        self._files = FileService(self._loop, _export_policy(self._config))
+        self._guests = Guests(self._loop, self._link, self._files)
+        self._files.attach(self._link)
+        handlers.update(self._files.handlers())
+        handlers.update(self._guests.handlers())
+        with open("/proc/sys/kernel/pid_max") as file:
+            pid_max = int(file.read())
+        hello = Hello(
+            VERSION,
+            os.getuid(),
+            os.getgid(),
+            pid_max,
+            socket.gethostname().encode(),
+            self._files.root_attr,
+        )
+        self._link.request(hello, self._on_welcome)
+        self._loop.call_later(WELCOME_S, self._welcome_overdue)
+        self._loop.call_later(PING_S, self._tick)
+
+    def _finish(self, state: str, reason: str, remedy: str = "") -> None:
+        """Tell the daemon how it ended, and end."""
+        self._state, self._reason, self._remedy = state, reason, remedy
+        self._report()
+        self._loop.stop()
+
+    def _farewell(self) -> None:
+        """Let the last messages out, then close everything."""
+        deadline = time.monotonic() + FAREWELL_S
+        while time.monotonic() < deadline and self._unsent():
+            self._loop.turn(0.05)
+        self._over.set()
+        if self._guests is not None:
+            self._guests.close()
+        if self._files is not None:
+            self._files.close()
+        if self._rpc is not None:
+            self._rpc.close("the link is closed")
+        self._transport.close()
+
+    def _unsent(self) -> bool:
+        backlog = self._daemon.backlog if self._daemon is not None else 0
+        if self._link is not None and self._rpc is not None and self._rpc.lost is None:
+            backlog += self._link.backlog
+        return backlog > 0
+
+    # the node
+
+    def _on_welcome(self, message: Message) -> None:
+        if isinstance(message, Error):
+            if self._state == "connecting":
+                self._finish("unusable", message.text.decode(errors="replace"))
+            return
+        assert isinstance(message, Welcome)
+        self._facts = {
+            "uid": message.uid,
+            "pid": message.pid,
+            "cpus_milli": message.cpus_milli,
+            "speed": message.speed,
+            "hostname": message.hostname.decode(errors="replace"),
+            "release": message.release.decode(errors="replace"),
+            "python": message.python.decode(errors="replace"),
+        }
+        if message.version != VERSION:
+            self._finish("unusable", f"its agent speaks protocol {message.version}, not {VERSION}")
+        elif message.problem:
+            reason, _, remedy = message.problem.decode(errors="replace").partition("\n")
+            self._finish("unusable", reason, remedy)
+        else:
+            self._begin_bulk(message.attach)
+            self._ping()
+
+    def _welcome_overdue(self) -> None:
+        if self._state == "connecting":
+            self._finish("unusable", f"its agent did not get ready within {WELCOME_S:.0f} s")
+
+    def _on_load(self, message: Load, tag: int, fds: list[int]) -> None:
+        self._load = {name: getattr(message, name) for name in message.FIELDS}
+
+    def _on_ping(self, message: Ping, tag: int, fds: list[int]) -> None:
+        assert self._rpc is not None
+        self._rpc.reply(tag, Pong(time.time_ns()))
+
+    def _on_goodbye(self, message: Goodbye, tag: int, fds: list[int]) -> None:
+        assert self._rpc is not None
+        self._rpc.close(f"{self._node.name}: {message.reason.decode(errors='replace')}")
+
+    def _ping(self) -> None:
+        if self._rpc is None or self._rpc.lost is not None:
+            return
+        sent = time.monotonic()
+
+        def answered(message: Message) -> None:
+            if not isinstance(message, Pong):
+                return
+            self._rtts = [*self._rtts[1 - RTT_SAMPLES :], time.monotonic() - sent]
+            if self._state == "connecting":
+                self._state = "ready"
+                self._report()
+
+        self._rpc.request(Ping(time.time_ns()), answered)
+
+    def _tick(self) -> None:
+        """See, once a second, whether anybody is there and anybody needs us."""
+        assert self._rpc is not None
+        if self._rpc.lost is not None:
+            return
+        now = time.monotonic()
+        stalled = now - self._last_tick > 3 * PING_S
+        # After a stall of our own (home suspended, a slow disk) silence proves nothing yet.
+        if self._rpc.bytes_in != self._bytes_in or stalled:
+            self._bytes_in, self._heard = self._rpc.bytes_in, now
+        self._last_tick = now
+        if now - self._heard > SILENCE_S:
+            self._rpc.close(f"{self._node.name} has not answered for {SILENCE_S:.0f} s")
+            return
+        if self._daemon is None and not self._has_guests():
+            self._quit("home has no use for it")
+            return
+        self._ping()
+        self._report()
+        self._loop.call_later(PING_S, self._tick)
+
+    def _has_guests(self) -> bool:
+        return self._guests is not None and self._guests.count > 0
+
+    def _node_lost(self, reason: str) -> None:
+        """Tell those who wait that the connection is gone, then end."""
+        if self._over.is_set():
+            return
+        words = self._transport.last_words()
+        if words:
+            self._note(f"agent: {words}")
+            reason = f"{reason} ({words})"
+        if self._guests is not None:
+            self._guests.lost(reason)
+        if self._state not in ("unusable",):
+            self._finish("unusable" if self._state == "connecting" else "lost", reason)
+
+    def _watch_silence(self) -> None:
+        """In a thread: break a dead connection on which the main thread is stuck."""
+        while not self._over.wait(PING_S):
+            heard = self._transport.heard()
+            if heard is not None and time.monotonic() - heard > SILENCE_S + PING_S:
+                self._transport.abort()
+
+    # the bulk connection
+
+    def _begin_bulk(self, address: bytes) -> None:
+        """Open it in a thread; until then, and without it, everything goes over rpc."""
+        opened: list[Stream] = []
+        ready, tell = os.pipe()
+
+        def attach(_: int) -> None:
+            self._loop.forget(ready)
+            os.close(ready)
+            for stream in opened:
+                self._attach_bulk(stream)
+
+        def run() -> None:
+            try:
+                stream = self._transport.open_bulk(address)
+                if stream is not None:
+                    opened.append(stream)
+            except LaunchError as error:
+                self._note(f"no bulk connection: {error}")
+            except Exception:
+                traceback.print_exc()
+            finally:
+                os.close(tell)
+
+        self._loop.watch(ready, READ, attach)
+        threading.Thread(target=run, daemon=True).start()
+
+    def _note(self, text: str) -> None:
+        """Write a line to the log."""
+        print(f"{self._node.name}: {text}", file=sys.stderr, flush=True)
+
+    def _attach_bulk(self, stream: Stream) -> None:
+        assert self._rpc is not None
+        assert self._link is not None
+        if self._rpc.lost is not None:
+            stream.close()
+            return
+        bulk = BulkEndpoint(self._rpc, self._loop, stream, f"{self._node.name} (bulk)")
+        bulk.post(Bulk(self._token))
+        self._link.send_bulk_on(bulk)
+
+    # the daemon
+
+    def _report(self) -> None:
+        if self._daemon is None:
+            return
+        report = {
+            "state": self._state,
+            "reason": self._reason,
+            "remedy": self._remedy,
+            "rtt_ms": round(min(self._rtts) * 1000, 3) if self._rtts else None,
+            "guests": self._guests.count if self._guests is not None else 0,
+            "facts": self._facts,
+            "load": self._load,
+        }
+        self._daemon.post(Report(json.dumps(report).encode()))
+        self._daemon.flush()
+
+    def _on_attach(self, message: Attach, tag: int, fds: list[int]) -> None:
+        for fd in fds:
+            sock = socket.socket(fileno=fd)
+            if self._guests is None or self._state != "ready":
+                sock.close()  # mrun sees that and goes home
+            else:
+                self._guests.adopt_mrun(sock)
+
+    def _on_quit(self, message: Quit, tag: int, fds: list[int]) -> None:
+        self._quit("home says goodbye")
+
+    def _quit(self, reason: str) -> None:
+        if self._rpc is not None and self._rpc.lost is None:
+            self._rpc.post(Goodbye(reason.encode()))
+        self._finish("lost", reason)
+
+    def _daemon_gone(self, reason: str) -> None:
+        self._daemon = None
+        if not self._has_guests():
+            self._quit("home has no use for it")
+
+
+def _transport(node: Node) -> Transport:
+    if node.name == local.NAME:
+        return local.LocalTransport()
+    from mlaunch.ssh import SshTransport
+
+    return SshTransport(node)
+
+
+def _export_policy(config: Config) -> ExportPolicy:
+    """Return the default policy, changed as the user wants it."""
+    home = os.path.expanduser("~")
+    visible = {os.fsencode(path) for path in config.export.visible}
+    hidden = [
+        path for path in default_hidden(os.fsencode(home), os.getuid()) if path not in visible
+    ]
+    return ExportPolicy(
+        hidden + [os.fsencode(path) for path in config.export.hidden],
+        [os.fsencode(path) for path in config.export.readonly],
+    )
+
+
+def main(control: socket.socket, node: Node, config: Config) -> NoReturn:
+    """Be the link process of `node`; does not return."""
+    process.reset_signals()
+    process.set_name(f"mlaunch: link {node.name}")
+    # The modes of what bodies create come from their own umask, applied on the node.
+    os.umask(0)
+    # Threads of the SSH library must not wait 5 ms for the interpreter, nor we for them.
+    sys.setswitchinterval(0.0005)
+    LinkProcess(control, node, config).run()
+    sys.stderr.flush()
+    os._exit(0)
