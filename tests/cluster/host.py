@@ -97,6 +97,7 @@ class Process:
             raise HostError(f"{self.args}: the host went down")
         if fds:
             # One end of a pty: what is typed and what is shown.
+            os.set_inheritable(fds[0], False)
             self.stdin = open(fds[0], "wb", buffering=0)  # noqa: SIM115
             self.stdout = open(os.dup(fds[0]), "rb", buffering=0)  # noqa: SIM115
         pid: int = reply["pid"]

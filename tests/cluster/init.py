@@ -66,6 +66,10 @@ class Init:
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
         packet, fds, _, _ = socket.recv_fds(connection, MAX_PACKET, 3)
+        for fd in fds:
+            # recv_fds ignores MSG_CMSG_CLOEXEC, and a pipe's end that another command has inherited
+            # keeps its reader waiting for ever.
+            os.set_inheritable(fd, False)
         try:
             if packet:
                 self._serve(connection, json.loads(packet), fds)

@@ -16,7 +16,6 @@ from tests.cluster import kernel, relay
 from tests.cluster.spec import HostSpec
 
 BRIDGE = "br0"
-_DISABLED, _FORWARDING = 0, 3  # BR_STATE_*, include/uapi/linux/if_bridge.h
 
 
 def _ip(*commands: str) -> None:
@@ -81,10 +80,8 @@ class Cable:
                 f"link set p-{name} up",
             )
             self._relay = self._start_relay(f"r-{name}", in_child)
-        _ip(f"link set {self._port} master {BRIDGE}")
         self._shape(pid)
-        if not self.connected:
-            self.connect(False)
+        self.connect(self.connected)
 
     def _start_relay(self, other: str, in_child: Callable[[], None]) -> int:
         pid = os.fork()
@@ -118,5 +115,4 @@ class Cable:
     def connect(self, connected: bool) -> None:
         """Let frames pass, or drop them all; neither end sees its link go down."""
         self.connected = connected
-        state = _FORWARDING if connected else _DISABLED
-        _ip(f"link set dev {self._port} type bridge_slave state {state}")
+        _ip(f"link set {self._port} {f'master {BRIDGE}' if connected else 'nomaster'}")
