@@ -5,6 +5,7 @@ Called by pid 1 of the host alone; everything here is seen by that host only. Th
 """
 
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -241,7 +242,13 @@ def build_root(spec: ClusterSpec, host: HostSpec, disk: str, own_files: str, cgr
 
 
 def drop_power(cgroup: Cgroup) -> None:
-    """Keep root inside the host from what is not namespaced: clock, modules, reboot, devices."""
+    """Keep root inside the host from what is not namespaced: clock, modules, reboot, devices.
+
+    Resource limits become those of a login, whatever the tests were started with.
+    """
+    for what, soft in ((resource.RLIMIT_NOFILE, 1024), (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(what)[1]
+        resource.setrlimit(what, (soft if hard < 0 else min(soft, hard), hard))
     dropped = [
         kernel.CAP_SYS_MODULE,
         kernel.CAP_SYS_RAWIO,

@@ -395,10 +395,15 @@ class Host:
         self._ask("thaw", host=self.name)
         self._altered.discard("frozen")
 
-    def reboot(self, *, wipe: bool = False) -> None:
-        """Switch off and on again; the disk is as it was, or as new with `wipe`."""
-        self._ask("reboot", host=self.name, wipe=wipe)
+    def reboot(self, *, wipe: bool = False, userns: bool = True) -> None:
+        """Switch off and on again; the disk is as it was, or as new with `wipe`.
+
+        Without `userns` the kernel then refuses user namespaces, until the next reboot.
+        """
+        self._ask("reboot", host=self.name, wipe=wipe, userns=userns)
         self._altered -= {"off", "frozen", "cut"}
+        if not userns:
+            self._altered.add("off")
 
     def set_cpu(self, share: float) -> None:
         """Let the host use that share of its CPU (1.0: all of it) from now on."""

@@ -56,11 +56,15 @@ def _built(name: str, inputs: Sequence[str], build: Callable[[str], None]) -> st
     return path
 
 
-def _mirror() -> tuple[str, str]:
-    """Return (code name, mirror) of the Debian from which this machine installs its packages."""
+def _suite() -> str:
+    """Return the code name of the Debian that this machine runs."""
     with open("/etc/os-release") as file:
         pairs = dict(line.rstrip("\n").split("=", 1) for line in file if "=" in line)
-    suite = pairs["VERSION_CODENAME"].strip('"')
+    return pairs["VERSION_CODENAME"].strip('"')
+
+
+def _mirror(suite: str) -> str:
+    """Return where this machine installs its packages from."""
     listing = subprocess.run(
         ("apt-get", "indextargets", "--format", "$(CODENAME) $(COMPONENT) $(REPO_URI)"),
         stdout=subprocess.PIPE,
@@ -70,29 +74,19 @@ def _mirror() -> tuple[str, str]:
     for line in listing.splitlines():
         codename, component, address = line.split(maxsplit=2)
         if (codename, component) == (suite, "main"):
-            return suite, address
+            return address
     raise RuntimeError(f"apt has no source for {suite} main; run apt-get update first")
 
 
 def node_root() -> str:
     """Return the root file system of a node: a minimal Debian, python3 and sshd."""
-    suite, address = _mirror()
+    suite = _suite()
 
     def build(path: str) -> None:
         include = f"--include={','.join(NODE_PACKAGES)}"
+        command = ("debootstrap", "--variant=minbase", include, suite, path, _mirror(suite))
         # In a mount namespace of its own, so that what debootstrap mounts goes when it goes.
-        _run(
-            (
-                "unshare",
-                "--mount",
-                "debootstrap",
-                "--variant=minbase",
-                include,
-                suite,
-                path,
-                address,
-            )
-        )
+        _run(("unshare", "--mount", *command))
         for name in os.listdir(f"{path}/etc/ssh"):
             if name.startswith("ssh_host_"):
                 os.unlink(f"{path}/etc/ssh/{name}")  # each node gets a key of its own

@@ -35,6 +35,7 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 ROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_PACKET = 1 << 17
 TTY_SIZE = (24, 80)
+CLIENT_TIMEOUT = 10.0  # seconds; a client that connects has something to say
 
 
 class Init:
@@ -65,6 +66,7 @@ class Init:
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
+        connection.settimeout(CLIENT_TIMEOUT)
         packet, fds, _, _ = socket.recv_fds(connection, MAX_PACKET, 3)
         for fd in fds:
             # recv_fds ignores MSG_CMSG_CLOEXEC, and a pipe's end that another command has inherited
@@ -248,7 +250,13 @@ def _start_sshd() -> None:
 
 
 def main(
-    spec: ClusterSpec, host: HostSpec, listener: socket.socket, cgroup: Cgroup, go: int, ready: int
+    spec: ClusterSpec,
+    host: HostSpec,
+    listener: socket.socket,
+    cgroup: Cgroup,
+    go: int,
+    ready: int,
+    userns: bool,
 ) -> NoReturn:
     """Be pid 1 of `host`, whose new pid namespace the caller has forked us into.
 
@@ -273,6 +281,8 @@ def main(
     boot.configure_network(spec, host)
     kernel.pivot_root(root)
     boot.drop_power(cgroup)
+    if not userns:
+        kernel.forbid_user_namespaces()
     if not host.is_home:
         _start_sshd()
     os.write(ready, b"r")

@@ -91,6 +91,8 @@ def plan_hosts(nodes: int, shares: Mapping[str, float]) -> tuple[HostSpec, ...]:
     for index in range(count):
         name = f"n{index}" if index else "home"
         share = shares.get(name, fair)
+        if not 0.01 <= share <= 1:
+            raise ValueError(f"not a share of a CPU, 0.01 to 1: {share}")
         cpu = min(cpus, key=lambda c: (round(load[c], 6), c == cpus[0] and index > 0, c))
         load[cpu] += share
         hosts.append(HostSpec(name, index, cpu, share))

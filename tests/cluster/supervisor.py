@@ -43,6 +43,7 @@ class Machine:
         self.cgroup = Cgroup(spec.cgroup, host.name)
         self.cable = Cable(host)
         self.share = host.share
+        self.userns = True  # whether ordinary users may have user namespaces
         self.pid = 0  # of its pid 1; 0 while it is off
         self.proc: ProcFiles | None = None
         self.go = -1
@@ -143,7 +144,9 @@ class Supervisor:
         if pid == 0:
             try:
                 self._let_go({listener.fileno(), go, ready})
-                init.main(self._spec, machine.host, listener, machine.cgroup, go, ready)
+                init.main(
+                    self._spec, machine.host, listener, machine.cgroup, go, ready, machine.userns
+                )
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -257,8 +260,9 @@ class Supervisor:
         else:
             raise ValueError(f"no such order: {order}")
 
-    def _reboot(self, machine: Machine, wipe: bool) -> None:
+    def _reboot(self, machine: Machine, wipe: bool, userns: bool) -> None:
         self._halt(machine)
+        machine.userns = userns
         machine.cable.connected = True
         if wipe:
             # Only directories of this tmpfs, in which nothing is mounted any more.

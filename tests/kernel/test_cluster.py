@@ -103,6 +103,28 @@ def test_an_ordinary_user_can_have_namespaces_and_fuse_on_a_node(cluster: Cluste
     cluster.node("n1").run((*command, "sh", "-c", script), check=True)
 
 
+def test_a_node_can_be_without_user_namespaces(cluster: Cluster) -> None:
+    node = cluster.node("n2")
+    node.reboot(userns=False)
+    for user in ("alice", "root"):
+        refused = node.run(("unshare", "--user", "true"), user=user)
+        assert (refused.returncode, b"not permitted" in refused.stderr) == (1, True)
+    assert node.run(("unshare", "--mount", "true"), user="root").returncode == 0
+    assert cluster.home.run(("ssh", "n2", "true")).returncode == 0
+    node.reboot()
+    assert node.run(("unshare", "--user", "true")).returncode == 0
+
+
+def test_a_wiped_node_is_as_new(cluster: Cluster) -> None:
+    node = cluster.node("n2")
+    node.run(("rm", "/usr/bin/python3"), user="root", check=True)
+    node.reboot()
+    with pytest.raises(FileNotFoundError):
+        node.run(("python3", "-c", ""))
+    node.reboot(wipe=True)
+    assert node.run(("python3", "-c", "")).returncode == 0
+
+
 def test_commands_get_what_was_asked_for(home: Host) -> None:
     done = home.run(("sh", "-c", "cat; echo err >&2; exit 3"), input=b"x" * 300_000)
     assert (done.stdout, done.stderr, done.returncode) == (b"x" * 300_000, b"err\n", 3)
