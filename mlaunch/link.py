@@ -159,7 +159,7 @@ class LinkProcess:
             os.getgid(),
             pid_max,
             socket.gethostname().encode(),
-            self._files.root_attr,
+            self._files.root_attr(),
         )
         self._link.request(hello, self._on_welcome)
         self._loop.call_later(WELCOME_S, self._welcome_overdue)
