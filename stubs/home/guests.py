@@ -59,11 +59,20 @@ if TYPE_CHECKING:
         def adopt(self, fd: int) -> Attr:
             """Serve the inode that `fd` is open on; OSError if the node may not see it."""
 
+        def disown(self, number: int) -> None:
+            """Let go of an inode that was adopted; once for each time."""
+
         def resolve(self, path: bytes) -> Attr:
             """Return the inode at `path`; OSError if there is none that the node may see."""
 
         def barrier(self) -> None:
-            """Send what changed at home until now."""
+            """Send what changed at home until now; before a body may act on it."""
+
+        def settle(self) -> None:
+            """Finish what a body changed until now; before home may act on it."""
+
+
+_STREAMS = (FD_STREAM_IN, FD_STREAM_OUT, FD_STREAM_BOTH)
 
 
 class Session:
@@ -88,6 +97,7 @@ class Guest:
         self.spawn = spawn
         self.pid = spawn.body
         self.files: dict[int, int] = {}  # descriptor of the body -> ours on the same open file
+        self.adopted: list[int] = []  # their inodes, and that of the working directory
         self.streams: set[int] = set()
         self.terminal: Terminal | None = None
         self.exited = False
@@ -107,7 +117,7 @@ class Guests:
         self._loop = loop
         self._link = link
         self._files = files
-        self._streams = Streams(loop, link)
+        self._streams = Streams(loop, link, files.barrier, files.settle)
         self._terminals = Terminals(loop, link, self._streams)
         self._guests: dict[int, Guest] = {}
         self._sessions: set[Session] = set()
@@ -183,7 +193,7 @@ class Guests:
                 # Its number is in use again while children of the former one still run there.
                 raise OSError(errno.EAGAIN, "that pid is still in use on the node")
             self._take_descriptors(guest, fds)
-            spawn.cwd_id = self._working_directory(spawn)
+            spawn.cwd_id = self._working_directory(guest)
         except OSError as error:
             _close_all([fd for fd in fds if fd >= 0])
             self._drop(guest)
@@ -241,46 +251,52 @@ class Guests:
         spawn = guest.spawn
         exclusive = set(spawn.exclusive)
         self._join_terminal(guest, fds)
-        numbers: dict[tuple[int, int, int], int] = {}
+        pipes: dict[tuple[int, int, int], Descriptor] = {}
         for index, item in enumerate(spawn.descriptors):
             fd, fds[index] = fds[index], -1
-            ref = 0
-            kind = item.kind
-            if kind == FD_TTY:
-                kind = self._kind_of_tty(guest, fd, item)
-            if kind == FD_FILE:
+            if item.kind == FD_TTY:
+                item = item._replace(kind=self._kind_of_tty(guest, fd, item))
+            if item.kind == FD_FILE:
                 guest.files[item.fd] = fd
-                ref = self._files.adopt(fd).id
-            elif kind == FD_TTY and guest.terminal is not None:
-                os.close(fd)
-                ref = guest.terminal.number
-            elif kind in (FD_STREAM_IN, FD_STREAM_OUT, FD_STREAM_BOTH):
-                ref = self._open_stream(guest, fd, kind, item.fd in exclusive, numbers)
+                item = item._replace(ref=self._adopt(guest, fd))
+            elif item.kind in _STREAMS:
+                item = self._take_stream(guest, fd, item, item.fd in exclusive, pipes)
             else:
                 os.close(fd)
-                ref = item.ref
-            spawn.descriptors[index] = item._replace(kind=kind, ref=ref)
-            if item.fd == 2 and kind in (FD_STREAM_OUT, FD_STREAM_BOTH):
-                self._tell_of_end(guest, ref)
+                if item.kind == FD_TTY and guest.terminal is not None:
+                    item = item._replace(ref=guest.terminal.number)
+            spawn.descriptors[index] = item
         spawn.exclusive = sorted({item.ref for item in spawn.descriptors if item.fd in exclusive})
 
-    def _open_stream(
+    def _adopt(self, guest: Guest, fd: int) -> int:
+        number = self._files.adopt(fd).id
+        guest.adopted.append(number)
+        return number
+
+    def _take_stream(
         self,
         guest: Guest,
         fd: int,
-        kind: int,
+        item: Descriptor,
         exclusive: bool,
-        numbers: dict[tuple[int, int, int], int],
-    ) -> int:
+        pipes: dict[tuple[int, int, int], Descriptor],
+    ) -> Descriptor:
         # One stream for all descriptors on the same pipe: what goes through it stays in order.
         status = os.fstat(fd)
-        key = (status.st_dev, status.st_ino, kind)
-        if key in numbers:
+        key = (status.st_dev, status.st_ino, item.kind)
+        first = pipes.get(key)
+        if first is not None:
             os.close(fd)
+            share = item.share if item.share >= 0 else first.fd
+            item = item._replace(ref=first.ref, share=share)
         else:
-            numbers[key] = self._streams.open(fd, kind, exclusive)
-            guest.streams.add(numbers[key])
-        return numbers[key]
+            number = self._streams.open(fd, item.kind, exclusive)
+            guest.streams.add(number)
+            item = item._replace(ref=number)
+            pipes[key] = item
+        if item.fd == 2:
+            self._tell_of_end(guest, item.ref)
+        return item
 
     def _tell_of_end(self, guest: Guest, number: int) -> None:
         message = FdClosed(guest.pid, 2)
@@ -302,16 +318,16 @@ class Guests:
             return FD_TTY
         # Another terminal than that of its session: the body has it as a pipe.
         modes = {os.O_RDONLY: FD_STREAM_IN, os.O_WRONLY: FD_STREAM_OUT}
-        return modes.get(item.flags & os.O_ACCMODE, FD_STREAM_OUT)
+        return modes.get(item.flags & os.O_ACCMODE, FD_STREAM_BOTH)
 
-    def _working_directory(self, spawn: Spawn) -> int:
+    def _working_directory(self, guest: Guest) -> int:
         try:
-            return self._files.resolve(spawn.cwd).id
+            return self._files.resolve(guest.spawn.cwd).id
         except FileNotFoundError:
             # Removed, or moved away: the process stands in it all the same.
-            fd = os.open(f"/proc/{spawn.body}/cwd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(f"/proc/{guest.pid}/cwd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                return self._files.adopt(fd).id
+                return self._adopt(guest, fd)
             finally:
                 os.close(fd)
 
@@ -325,6 +341,7 @@ class Guests:
 
     def _stopped(self, message: Stopped, tag: int, fds: list[int]) -> None:
         guest = self._guest(message.body)
+        self._files.settle()
         if guest.terminal is not None:
             guest.terminal.pause(guest.pid)
         guest.session.post(message)
@@ -351,6 +368,7 @@ class Guests:
             guest.session.post(message)
 
         guest.exited = True
+        self._files.settle()
         self._when_written(guest, tell)
 
     def _gone(self, message: Gone, tag: int, fds: list[int]) -> None:
@@ -395,6 +413,8 @@ class Guests:
             terminal.leave(guest.pid, None)
             self._terminals.release(terminal, guest.pid)
         guest.close_files()
+        for number in guest.adopted:
+            self._files.disown(number)
         for number in guest.streams:
             self._streams.close(number)
         if self._guests.get(guest.pid) is guest:
@@ -403,7 +423,9 @@ class Guests:
 
 
 def _refusal(error: OSError) -> Error:
-    text = f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
+    text = f"{error.strerror}"
+    if error.filename:
+        text = f"{os.fsdecode(error.filename)}: {text}"
     return Error(error.errno or errno.EIO, text.encode(errors="surrogateescape"))
 
 

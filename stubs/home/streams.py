@@ -86,10 +86,17 @@ SHUTDOWN_SECONDS = 0.05
 class Source:
     """Bytes on their way from home to a body."""
 
-    def __init__(self, loop: Loop, link: Link, number: int, end: End, exclusive: bool) -> None:
-        """Take over `end`; if it is `exclusive`, begin to read ahead."""
+    def __init__(
+        self,
+        loop: Loop,
+        deliver: Callable[[Message], None],
+        number: int,
+        end: End,
+        exclusive: bool,
+    ) -> None:
+        """Take over `end`; if `exclusive`, begin to read ahead. `deliver` posts to the node."""
         self._loop = loop
-        self._link = link
+        self._deliver = deliver
         self._number = number
         self._end: End | None = end
         self._exclusive = exclusive
@@ -134,13 +141,13 @@ class Source:
         if data is None:
             self._loop.watch(end.fileno(), READ, self._readable)
         elif data:
-            self._link.post(StreamData(self._number, data))
+            self._deliver(StreamData(self._number, data))
             self._allowed = self._allowed - len(data) if self._exclusive else 0
             if not self._allowed:
                 self._loop.forget(end.fileno())
         else:
             self.close()
-            self._link.post(StreamEnd(self._number))
+            self._deliver(StreamEnd(self._number))
 
     def close(self) -> None:
         """Close home's end: its writer gets SIGPIPE once nobody else reads."""
@@ -274,10 +281,22 @@ class Sink:
 class Streams:
     """All streams of a link, by number."""
 
-    def __init__(self, loop: Loop, link: Link) -> None:
-        """Begin with none."""
+    def __init__(
+        self,
+        loop: Loop,
+        link: Link,
+        barrier: Callable[[], None],
+        settle: Callable[[], None],
+    ) -> None:
+        """Begin with none.
+
+        `barrier` is called before anything that lets a body act on what home did, `settle` before
+        what lets home act on what a body did (see FileService).
+        """
         self._loop = loop
         self._link = link
+        self._barrier = barrier
+        self._settle = settle
         self._last = 0
         self._inlets: dict[int, Inlet] = {}
         self._outlets: dict[int, Outlet] = {}
@@ -305,6 +324,11 @@ class Streams:
         elif kind == FD_STREAM_OUT:
             self._add_sink(number, fd, os.O_WRONLY)
         return number
+
+    def deliver(self, message: Message) -> None:
+        """Post what home has for a body, and before it what home has changed."""
+        self._barrier()
+        self._link.post(message)
 
     def number(self) -> int:
         """Return a new stream number."""
@@ -358,7 +382,7 @@ class Streams:
 
     def _add_source(self, number: int, fd: int, mode: int, exclusive: bool) -> None:
         end = open_end(fd, mode)
-        self._inlets[number] = Source(self._loop, self._link, number, end, exclusive)
+        self._inlets[number] = Source(self._loop, self.deliver, number, end, exclusive)
 
     def _add_sink(self, number: int, fd: int, mode: int) -> None:
         self._outlets[number] = Sink(self._loop, self._link, number, open_end(fd, mode))
@@ -372,6 +396,7 @@ class Streams:
         self._check(message.stream)
         outlet = self._outlets.get(message.stream)
         if outlet is not None:
+            self._settle()
             outlet.put(message.data)
 
     def _end(self, message: StreamEnd, tag: int, fds: list[int]) -> None:
@@ -379,6 +404,7 @@ class Streams:
         outlet = self._outlets.get(message.stream)
         if outlet is None:
             return
+        self._settle()
         if message.stream in self._inlets and isinstance(outlet, Sink):
             outlet.when_written(lambda: self._shutdown_soon(message.stream))
         outlet.end()
@@ -398,6 +424,7 @@ class Streams:
         self._check(message.stream)
         inlet = self._inlets.get(message.stream)
         if inlet is not None:
+            self._settle()
             inlet.close()
 
     def _want(self, message: StreamWant, tag: int, fds: list[int]) -> None:

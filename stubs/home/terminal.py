@@ -80,14 +80,23 @@ class Terminal:
     """One terminal of home and its stream; an Inlet for the keys, while a Screen is the Outlet."""
 
     def __init__(
-        self, loop: Loop, link: Link, number: int, end: End, screen: Screen, device: int
+        self,
+        loop: Loop,
+        deliver: Callable[[Message], None],
+        number: int,
+        end: End,
+        screen: Screen,
+        device: int,
     ) -> None:
-        """Take over `end`, open for reading and writing on the terminal with that tty_nr."""
+        """Take over `end`, open for reading and writing on the terminal with that tty_nr.
+
+        `deliver` posts to the node.
+        """
         self.number = number
         self.screen = screen
         self.users: set[int] = set()  # pids of bodies of which something is left on the node
         self._loop = loop
-        self._link = link
+        self._deliver = deliver
         self._end = end
         self._fd = end.fileno()
         self._device = device
@@ -214,7 +223,7 @@ class Terminal:
                 self._same_key[member.pid, message.signo] = now + SAME_KEY_SECONDS
         if self._applied is None:
             self.screen.expect(modes.echo_of(self._node, key))
-        self._link.post(StreamData(self.number, key))
+        self._deliver(StreamData(self.number, key))
         return True
 
     # the modes of home's terminal
@@ -319,7 +328,7 @@ class Terminal:
         """Note that the terminal is gone (EIO): whoever reads from the node's sees its end."""
         self._hung_up = True
         self._loop.forget(self._fd)
-        self._link.post(StreamEnd(self.number))
+        self._deliver(StreamEnd(self.number))
 
     # keys
 
@@ -375,7 +384,7 @@ class Terminal:
         self._wanted = 0
         self._loop.forget(self._fd)
         self.screen.expect(modes.echo_of(self._node, echoed))
-        self._link.post(StreamData(self.number, data))
+        self._deliver(StreamData(self.number, data))
         self._begin_linger()
 
 
@@ -415,7 +424,8 @@ class Terminals:
     def _make(self, device: int, keys: End, shown: End) -> Terminal:
         number = self._streams.number()
         screen = Screen(self._loop, self._link, number, shown)
-        terminal = Terminal(self._loop, self._link, number, keys, screen, device)
+        deliver = self._streams.deliver
+        terminal = Terminal(self._loop, deliver, number, keys, screen, device)
         self._streams.register(number, terminal, screen)
         return terminal
 

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
+from stubs.home.files import FileService
+from stubs.home.guests import Guests
+from stubs.home.policy import ExportPolicy
 from stubs.link.endpoint import Endpoint, Link
 from stubs.link.loop import Loop
 from stubs.link.stream import SocketStream
-from stubs.wire.codec import Message
-from stubs.wire.messages import MESSAGES
+from stubs.wire.codec import Descriptor, Message
+from stubs.wire.messages import MESSAGES, Spawn, Spawned, Start
 
 M = TypeVar("M", bound=Message)
 
 DEADLINE_SECONDS = 10.0
 
+BODY = 4711
+
 
 class Peer:
-    """An end that notes every message it gets, and answers nothing by itself."""
+    """An end that notes every message it gets, and answers what it was told to answer."""
 
     def __init__(self, loop: Loop, sock: socket.socket, name: str) -> None:
         self.got: list[Message] = []
-        self.tags: list[int] = []
         self.lost: list[str] = []
         self.hooks: dict[type[Message], Callable[[Any], None]] = {}
+        self.answers: dict[type[Message], Callable[[Any], Message]] = {}
         handlers = dict.fromkeys(MESSAGES.values(), self._note)
         self.endpoint = Endpoint(loop, SocketStream(sock), handlers, self.lost.append, name)
         self.post = self.endpoint.post
@@ -36,7 +43,9 @@ class Peer:
             hook(message)
             return
         self.got.append(message)
-        self.tags.append(tag)
+        answer = self.answers.get(type(message))
+        if answer is not None:
+            self.endpoint.reply(tag, answer(message))
 
     def all(self, kind: type[M]) -> list[M]:
         return [message for message in self.got if isinstance(message, kind)]
@@ -76,3 +85,76 @@ class World:
         """Let everything that was sent until now arrive, both ways."""
         for _ in range(5):
             self.loop.turn(0.0)
+
+
+def make_spawn(body: int = BODY, cwd: bytes = b"/") -> Spawn:
+    return Spawn(
+        body=body, ppid=1, pgrp=body, sid=1, umask=0o22, nice=0, blocked=0, ignored=0, cwd_id=0,
+        rows=0, columns=0, terminal=0, foreground=0, exe=b"/bin/true", cwd=cwd, termios=b"",
+        argv=[b"true"], env=[], limits=[], exclusive=[], descriptors=[],
+    )  # fmt: skip
+
+
+class Bench(World):
+    """A world in which mruns start bodies below one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+        hidden = os.fsencode(directory / "hidden")
+        self.files = FileService(self.loop, ExportPolicy([hidden], []))
+        self.files.attach(self.link)
+        self.guests = Guests(self.loop, self.link, self.files)
+        self.handlers.update(self.files.handlers())
+        self.handlers.update(self.guests.handlers())
+        self.node.answers[Spawn] = lambda spawn: Spawned(spawn.body)
+        self.mruns: list[Peer] = []
+
+    def close(self) -> None:
+        self.guests.close()
+        for mrun in self.mruns:
+            mrun.endpoint.close("done")
+        self.files.close()
+        super().close()
+
+    def mrun(self) -> Peer:
+        ours, theirs = socket.socketpair()
+        self.guests.adopt_mrun(ours)
+        self.mruns.append(Peer(self.loop, theirs, "link"))
+        return self.mruns[-1]
+
+    def start(
+        self,
+        descriptors: list[tuple[int, int, int]],
+        exclusive: tuple[int, ...] = (),
+        body: int = BODY,
+        mrun: Peer | None = None,
+        cwd: bytes = b"",
+    ) -> tuple[Peer, Message]:
+        """Start a body whose (number, kind, descriptor) are these; return mrun and the reply.
+
+        The descriptors are given away.
+        """
+        mrun = mrun or self.mrun()
+        spawn = make_spawn(body, cwd or os.fsencode(self.directory))
+        spawn.descriptors = [
+            Descriptor(number, kind, 0, os.O_RDWR, 0, -1, b"") for number, kind, _ in descriptors
+        ]
+        spawn.exclusive = list(exclusive)
+        fds = [fd for _, _, fd in descriptors]
+        return mrun, self.request_start(mrun, spawn, fds)
+
+    def request_start(self, mrun: Peer, spawn: Spawn, fds: list[int]) -> Message:
+        """Have `mrun` start this body; return the reply."""
+        replies: list[Message] = []
+        mrun.endpoint.request(Start(spawn.encode()), replies.append, fds)
+        self.until(lambda: replies)
+        return replies[0]
+
+    @property
+    def spawn(self) -> Spawn:
+        """Return the last Spawn that came to the node."""
+        return self.node.all(Spawn)[-1]
+
+    def refs(self) -> dict[int, int]:
+        return {item.fd: item.ref for item in self.spawn.descriptors}

@@ -31,7 +31,7 @@ def world() -> Iterator[World]:
 
 @pytest.fixture
 def streams(world: World) -> Iterator[Streams]:
-    streams = Streams(world.loop, world.link)
+    streams = Streams(world.loop, world.link, lambda: None, lambda: None)
     world.handlers.update(streams.handlers())
     yield streams
     streams.close_all()
