@@ -1,32 +1,84 @@
 # Home and a node work on the same files, in turn or at once.
 
-### a hundred rounds of content
-for i in $(seq 100); do echo "home $i" > file; echo go; read -r back < reply 2> /dev/null; done | $MRUN bash -c '
-while read x; do :; done'
-for i in 1 2 3 4 5 6 7 8 9 10; do echo "home $i" > f; $MRUN sh -c 'cat f; echo node >> f; wc -c < f'; tail -1 f; done
+### content changes in turn
+for i in 1 2 3 4 5 6 7 8 9 10; do
+    echo "home $i" > f
+    $MRUN sh -c 'cat f; echo node >> f; wc -c < f'
+    tail -1 f
+done
 
 ### make sees what was changed at home
 #: setup: printf 'b: a\n\tcp a b; echo made b\nc: b\n\tcat b > c; echo made c\n' > Makefile; echo 0 > a
-for i in 1 2 3 4 5 6 7 8; do $MRUN make -s c; $MRUN make -q c; echo $?; echo $i >> a; make -q c; echo $?; done
-make -s c; $MRUN make -q c; echo $?; touch b; $MRUN make -s c; make -q c; echo $?
+# The pauses are longer than a tick of the clock that stamps files.
+for i in 1 2 3 4 5 6 7 8; do
+    $MRUN make -s c
+    $MRUN make -q c; echo $?
+    sleep 0.02
+    echo $i >> a
+    make -q c; echo $?
+done
+make -s c
+$MRUN make -q c; echo $?
+sleep 0.02
+touch b
+$MRUN make -s c
+make -q c; echo $?
 
 ### make at home sees what was changed on a node
 #: setup: printf 'b: a\n\tcp a b; echo made b\n' > Makefile; echo 0 > a
-for i in 1 2 3 4 5 6 7 8; do $MRUN sh -c "echo $i >> a"; make -q b; echo $?; make -s b; $MRUN touch b; make -q b; echo $?; $MRUN touch a; make -s b; done
+# The pauses are longer than a tick of the clock that stamps files.
+for i in 1 2 3 4 5 6 7 8; do
+    $MRUN sh -c "sleep 0.02; echo $i >> a"
+    make -q b; echo $?
+    sleep 0.02
+    make -s b
+    $MRUN sh -c 'sleep 0.02; touch b; make -q b'; echo $?
+    make -q b; echo $?
+    $MRUN sh -c 'sleep 0.02; touch a'
+    make -s b
+done
 cat b
 
 ### a header changes between two compilers
 #: setup: echo 'int main(void) { return N; }' > p.c; printf '#include "n.h"\n' | cat - p.c > q.c
-for i in 1 2 3 4 5 6; do echo "#define N $i" > n.h; $MRUN gcc -o q q.c; $MRUN ./q; echo $?; ./q; echo $?; done
+for i in 1 2 3 4 5 6; do
+    echo "#define N $i" > n.h; $MRUN gcc -o q q.c; $MRUN ./q; echo $?; ./q; echo $?; done
 
 ### names come and go
-for i in 1 2 3 4 5 6; do touch h$i; $MRUN sh -c "ls; rm h$i; touch n$i"; ls; rm n$i; $MRUN ls; mkdir d$i; $MRUN sh -c "touch d$i/f; [ -e h$i ]; echo \$?"; ls d$i; mv d$i e$i; $MRUN ls e$i d$i; done
+for i in 1 2 3 4 5 6; do
+    touch h$i
+    $MRUN sh -c "ls; rm h$i; touch n$i"
+    ls
+    rm n$i
+    $MRUN ls
+    mkdir d$i
+    $MRUN sh -c "touch d$i/f; [ -e h$i ]; echo \$?"
+    ls d$i
+    mv d$i e$i
+    $MRUN ls e$i d$i
+done
 
 ### a file is replaced by another
-for i in 1 2 3 4 5 6; do echo "content $i" > new; mv new f; $MRUN sh -c "cat f; echo 'node $i' > new; mv new f"; cat f; ln -sf f link; $MRUN cat link; $MRUN ln -sf none link; readlink link; done
+for i in 1 2 3 4 5 6; do
+    echo "content $i" > new
+    mv new f
+    $MRUN sh -c "cat f; echo 'node $i' > new; mv new f"
+    cat f
+    ln -sf f link
+    $MRUN cat link
+    $MRUN ln -sf none link
+    readlink link
+done
 
 ### sizes, modes and times
-for i in 1 2 3 4; do truncate -s ${i}000 f; chmod 6${i}0 f; touch -d @160000000$i f; $MRUN stat -c '%s %a %Y' f; $MRUN sh -c "truncate -s ${i}5 f; chmod 7${i}1 f; touch -d @150000000$i.5 f"; stat -c '%s %a %.2Y' f; done
+for i in 1 2 3 4; do
+    truncate -s ${i}000 f
+    chmod 6${i}0 f
+    touch -d @160000000$i f
+    $MRUN stat -c '%s %a %Y' f
+    $MRUN sh -c "truncate -s ${i}5 f; chmod 7${i}1 f; touch -d @150000000$i.5 f"
+    stat -c '%s %a %.2Y' f
+done
 
 ### appends to one log from both
 #: contents differ: log
@@ -57,7 +109,11 @@ $MRUN sqlite3 x.db 'select count(*) from t'
 #: contents differ: x.db
 # The number of changes counts retries.
 sqlite3 x.db 'create table t(n)'
-for i in 1 2 3 4 5 6; do sqlite3 x.db "insert into t values($i)"; $MRUN sqlite3 x.db "select max(n) from t; insert into t values($i + 100)"; sqlite3 x.db 'select max(n), count(*) from t'; done
+for i in 1 2 3 4 5 6; do
+    sqlite3 x.db "insert into t values($i)"
+    $MRUN sqlite3 x.db "select max(n) from t; insert into t values($i + 100)"
+    sqlite3 x.db 'select max(n), count(*) from t'
+done
 
 ### locks taken at home hold on a node
 #: setup: touch f
@@ -66,20 +122,33 @@ flock 9
 $MRUN flock -n f true; echo $?
 flock -u 9
 $MRUN flock -n f echo got
-$MRUN sh -c 'flock f sh -c "echo in; read x < wait"' < /dev/null > held & mkfifo wait
-until [ -s held ]
-do sleep 0.01
-done
+
+### locks taken on a node hold at home
+#: setup: mkfifo go
+$MRUN flock f sh -c 'echo held; read x' < go > held &
+exec 8> go
+until [ -s held ]; do sleep 0.01; done
 flock -n f true; echo $?
-echo go > /dev/null
-(flock f echo home has it) & $MRUN sh -c 'echo x > wait' & wait
+exec 8>&-
+wait
+flock -n f echo free
 
 ### git at home and on a node
 #: setup: export GIT_CONFIG_GLOBAL=/dev/null; git init -q r; seq 20 > r/f; git -C r add f; git -C r -c user.name=A -c user.email=a@b commit -qm one
 #: contents differ: r/.git/* r/.git/*/* r/.git/*/*/* r/.git/*/*/*/*
 # Commits hold the time.
 cd r
-for i in 1 2 3 4; do echo $i >> f; $MRUN git status --short; $MRUN git -c user.name=A -c user.email=a@b commit -qam "$i"; git status --short; git log --format=%s | head -1; $MRUN sed -i 1d f; git diff --stat; git checkout -q f; $MRUN git status --short; done
+for i in 1 2 3 4; do
+    echo $i >> f
+    $MRUN git status --short
+    $MRUN git -c user.name=A -c user.email=a@b commit -qam "$i"
+    git status --short
+    git log --format=%s | head -1
+    $MRUN sed -i 1d f
+    git diff --stat
+    git checkout -q f
+    $MRUN git status --short
+done
 rm -rf .git
 
 ### one program grows a file while another reads it
