@@ -6,7 +6,7 @@ with the SHA-256 of its rest and is checked when read, so that a torn one is as 
 
 The conversation on the stream of the exec, before the first frame:
 
-    node   marker, then one letter: G go on; M the archive is missing; V python is too old (a version
+    node   marker, then one letter: G go on; M the archive is missing; V python is too old (version
            follows, ended by a newline); D the archive came damaged
     home   after M: the archive, whose length stage 0 knows; after G: the token of stubs.link.loader
 """
@@ -173,11 +173,7 @@ def converse(remote: Remote, token: bytes) -> bytes:
             remote.write(packed.data)
         elif letter == b"V":
             heard = _until(remote, heard, lambda data: b"\n" in data)
-            version = heard.partition(b"\n")[0].decode(errors="replace")[:20]
-            oldest = ".".join(map(str, OLDEST_PYTHON))
-            raise LaunchError(
-                f"its python3 is {version}, too old", f"install python3 {oldest} or newer there"
-            )
+            raise too_old(heard.partition(b"\n")[0].decode(errors="replace")[:20])
         elif letter == b"D":
             raise LaunchError("the agent arrived damaged", "try again")
         else:
@@ -189,7 +185,7 @@ def _until(remote: Remote, heard: bytes, enough: Callable[[bytes], bool]) -> byt
     while not enough(heard):
         data = remote.read(MOST_NOISE)
         if not data:
-            raise _why(remote.failure())
+            raise explain(remote.failure())
         heard += data
         if len(heard) > MOST_NOISE:
             raise LaunchError(
@@ -198,8 +194,16 @@ def _until(remote: Remote, heard: bytes, enough: Callable[[bytes], bool]) -> byt
     return heard
 
 
-def _why(failure: str) -> LaunchError:
+def explain(failure: str) -> LaunchError:
     """Explain how a command ended that should have become the agent."""
     if "not found" in failure or "status 127" in failure or "No such file" in failure:
         return LaunchError("it has no python3", "install python3 (3.9 or newer) there")
     return LaunchError(f"the agent does not start: {failure}", "mlaunch doctor")
+
+
+def too_old(version: str) -> LaunchError:
+    """Say that the node's python3 is not new enough."""
+    oldest = ".".join(map(str, OLDEST_PYTHON))
+    return LaunchError(
+        f"its python3 is {version}, too old", f"install python3 {oldest} or newer there"
+    )

@@ -62,6 +62,7 @@ class Wire:
     def __init__(self, sock: Any, closing: Callable[[], None] | None = None) -> None:
         """Take over `sock`, a socket or a channel of another connection."""
         self.heard = time.monotonic()
+        self._closed = False  # paramiko looks at it, as sockets have it
         self._sock = sock
         self._ahead = b""
         self._at = 0
@@ -97,6 +98,7 @@ class Wire:
 
     def close(self) -> None:
         """Close the socket, and what leads to it."""
+        self._closed = True
         self._sock.close()
         if self._closing is not None:
             self._closing()
@@ -303,6 +305,10 @@ class KnownHosts:
         )
 
 
+class LoginError(LaunchError):
+    """The host is the right one, but does not let us in."""
+
+
 class Login:
     """Authentication by keys: those of the agent, and those in files."""
 
@@ -320,13 +326,13 @@ class Login:
             try:
                 if not self._transport.auth_publickey(self._host.user, key):
                     return
-                raise LaunchError(
+                raise LoginError(
                     f"{self._host.hostname} wants more than a key",
                     "a second factor cannot be asked for: let a key suffice there",
                 )
             except paramiko.BadAuthenticationType as error:
                 allowed = ", ".join(error.allowed_types)
-                raise LaunchError(
+                raise LoginError(
                     f"{self._host.hostname} takes no keys, only: {allowed}",
                     "allow PubkeyAuthentication in its sshd_config",
                 ) from error
@@ -336,22 +342,22 @@ class Login:
                 raise self._refused(_text(error)) from error
         raise self._refused("")
 
-    def _refused(self, why: str) -> LaunchError:
+    def _refused(self, why: str) -> LoginError:
         host = self._host
         if self._locked:
-            return LaunchError(
+            return LoginError(
                 f"the key {self._locked[0]} is protected by a passphrase",
                 f"ssh-add {self._locked[0]}",
             )
         if not self._tried:
-            return LaunchError(
+            return LoginError(
                 f"there is no key to log in to {host.hostname} with",
                 f"ssh-keygen, then ssh-copy-id {_target(host)}",
             )
         text = f"{host.hostname} refuses the key of {host.user}"
         if self._tried > 1:
             text = f"{host.hostname} refuses all {self._tried} keys of {host.user}"
-        return LaunchError(text + (f" ({why})" if why else ""), f"ssh-copy-id {_target(host)}")
+        return LoginError(text + (f" ({why})" if why else ""), f"ssh-copy-id {_target(host)}")
 
     def _candidates(self) -> Iterator[paramiko.PKey]:
         """Yield keys in the order of ssh(1): configured ones in the agent, others there, files."""

@@ -1,0 +1,82 @@
+"""What tables look like; the only module that imports rich."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_STATES = {"ready": "green", "connecting": "yellow", "unusable": "red", "lost": "red"}
+
+# Into a pipe nothing is cut off or broken into lines.
+_PIPE_WIDTH = 1000
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None if not sys.stdout.isatty() else box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        number = column in ("cpus", "idle", "load", "memory", "rtt", "guests", "cpu", "rss", "pid")
+        table.add_column(column, justify="right" if number else "left", no_wrap=number)
+    return table
+
+
+def show_nodes(nodes: list[dict[str, Any]]) -> None:
+    """Print the state of nodes, as the daemon tells it."""
+    table = _table("node", "host", "state", "cpus", "idle", "load", "memory", "rtt", "guests", "")
+    for node in nodes:
+        reason = node["reason"]
+        if node["remedy"]:
+            reason += f" ({node['remedy']})"
+        table.add_row(
+            node["name"],
+            node["host"],
+            Text(node["state"], style=_STATES.get(node["state"], "")),
+            _number(node["cpus"], "g"),
+            _number(node["idle_cpus"], ".1f"),
+            _number(node["load1"], ".2f"),
+            _bytes(node["memory_available_bytes"]),
+            _number(node["rtt_ms"], ".1f", " ms"),
+            str(node["guests"]),
+            Text(reason),
+        )
+    _console().print(table)
+
+
+def show_processes(rows: list[tuple[str, int, float, int, str]]) -> None:
+    """Print the processes of the daemon: name, pid, CPU seconds, resident bytes, remark."""
+    table = _table("process", "pid", "cpu", "rss", "")
+    for name, pid, cpu_s, rss, remark in rows:
+        table.add_row(name, str(pid), f"{cpu_s:.1f} s", _bytes(rss), Text(remark))
+    _console().print(table)
+
+
+def show_findings(findings: list[tuple[str, str, bool, str, str]]) -> None:
+    """Print what doctor found: node, what was looked at, well or not, what was found, remedy."""
+    table = _table("node", "check", "", "", "remedy")
+    for node, check, good, text, remedy in findings:
+        mark = Text("ok", style="green") if good else Text("FAILS", style="red")
+        table.add_row(node, check, mark, Text(text), Text(remedy))
+    _console().print(table)
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "" if value is None else format(value, form) + unit
+
+
+def _bytes(value: int | None) -> str:
+    if value is None:
+        return ""
+    size = float(value)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
