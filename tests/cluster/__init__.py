@@ -20,7 +20,8 @@ Nothing of it can be seen from the machine's own namespaces but those processes,
 """
 
 from tests.cluster.cluster import Cluster, ClusterError
-from tests.cluster.host import Host, HostError, Process
+from tests.cluster.host import Host
+from tests.cluster.process import HostError, Process
 from tests.cluster.waiting import wait_until
 
 __all__ = ["Cluster", "ClusterError", "Host", "HostError", "Process", "wait_until"]

@@ -18,7 +18,8 @@ import termios
 import tty
 
 from tests.cluster.cluster import Cluster, ClusterError
-from tests.cluster.host import Host, HostError, Process
+from tests.cluster.host import Host
+from tests.cluster.process import HostError, Process
 from tests.cluster.spec import STATE_ROOT
 
 FAULTS = ("kill", "crash", "cut", "heal", "freeze", "thaw", "reboot", "slow")
