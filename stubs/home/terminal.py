@@ -212,7 +212,7 @@ class Terminal:
         if message.scope != SCOPE_GROUP or index is None:
             return False
         key = self._node.cc[index : index + 1]
-        if not self._node.lflag & termios.ISIG or key == b"\0":
+        if not self._node.lflag & termios.ISIG or key == b"\0" or not _in_foreground(pid):
             return False
         now = time.monotonic()
         if now < self._same_key.pop((pid, message.signo), 0.0):
