@@ -1,0 +1,106 @@
+"""Home's disk is full: whoever wrote is told, natively as on a node; nothing fails in silence."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.cluster import Host
+from tests.programs.nodes import on
+
+SMALL = "/home/alice/small"
+SIZE = 1 << 20
+
+
+@pytest.fixture
+def small(ready_home: Host) -> Iterator[Host]:
+    """Return the home, where alice has a directory that holds one megabyte."""
+    ready_home.run(("mkdir", "-p", SMALL), check=True)
+    mount = ("mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=777", "small", SMALL)
+    ready_home.run(mount, user="root", cwd="/", check=True)
+    yield ready_home
+    ready_home.run(("umount", "-l", SMALL), user="root", cwd="/", check=True)
+
+
+Launch = Callable[..., tuple[int, bytes, bytes]]
+
+
+@pytest.fixture(params=[(), on("n1")], ids=["natively", "on-a-node"])
+def launch(small: Host, request: pytest.FixtureRequest) -> Launch:
+    """Return what runs a program in the small directory."""
+
+    def run(*argv: str) -> tuple[int, bytes, bytes]:
+        done = small.run((*request.param, *argv), cwd=SMALL)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("dd", "if=/dev/zero", "of=f", "bs=64k", "status=none"),
+        ("dd", "if=/dev/zero", "of=f", "bs=1k", "count=3000", "status=none"),
+        ("dd", "if=/dev/zero", "of=f", "bs=64k", "status=none", "oflag=append"),
+        ("cp", "/bin/bash", "."),
+        ("sh", "-c", "head -c 3000000 /dev/zero > f"),
+        ("tar", "cf", "f.tar", "-C", "/usr/bin", "."),
+        ("python3", "-c", "with open('f', 'wb') as f: f.write(bytes(3000000))"),
+        ("sort", "-o", "f", "/usr/lib/x86_64-linux-gnu/libc.so.6"),
+        ("fallocate", "-l", "3000000", "f"),
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_a_program_that_looks_is_told_that_the_disk_is_full(
+    launch: Launch, argv: tuple[str, ...]
+) -> None:
+    status, _, said = launch(*argv)
+    assert b"No space left on device" in said
+    assert status not in (0, 125)
+
+
+def test_what_fits_is_kept(launch: Launch, small: Host) -> None:
+    launch("dd", "if=/dev/zero", "of=f", "bs=64k", "status=none")
+    assert small.run(("stat", "-c", "%s", f"{SMALL}/f"), check=True).stdout == b"%d\n" % SIZE
+
+
+def test_a_program_that_does_not_look_does_not_end_well(small: Host) -> None:
+    careless = "import os\nfd = os.open('f', os.O_WRONLY | os.O_CREAT)\n" + (
+        "for _ in range(30):\n"
+        "    try: os.write(fd, bytes(100000))\n"
+        "    except OSError: pass\n"
+        "os._exit(0)\n"
+    )
+    done = small.run((*on("n1"), "python3", "-c", careless), cwd=SMALL)
+    # Natively write(2) itself failed, and the program had its chance. On a node it must have had
+    # one, too, or mrun says which file is not whole.
+    size = int(small.run(("stat", "-c", "%s", f"{SMALL}/f"), check=True).stdout)
+    assert size == SIZE
+    if done.returncode:
+        assert done.returncode == 125
+        assert b"small/f" in done.stderr
+        assert b"No space left on device" in done.stderr
+
+
+def test_the_last_write_of_a_program_is_not_lost_in_silence(small: Host) -> None:
+    small.run(("dd", "if=/dev/zero", "of=filler", "bs=4k", "status=none"), cwd=SMALL)
+    careless = "import os\nos.write(os.open('f', os.O_WRONLY | os.O_CREAT), b'lost')\nos._exit(0)"
+    done = small.run((*on("n1"), "python3", "-c", careless), cwd=SMALL)
+    if done.returncode == 0:
+        told = small.run(("cat", f"{SMALL}/f"), check=True).stdout
+        assert told == b"lost"
+    else:
+        assert done.returncode == 125
+        assert b"small/f" in done.stderr
+
+
+def test_a_full_disk_that_has_room_again_is_written(launch: Launch, small: Host) -> None:
+    launch("dd", "if=/dev/zero", "of=f", "bs=64k", "status=none")
+    small.run(("rm", f"{SMALL}/f"), check=True)
+    assert launch("sh", "-c", "echo there is room > g; cat g") == (0, b"there is room\n", b"")
+
+
+def test_a_read_only_place_is_read_only(launch: Launch, small: Host) -> None:
+    small.run(("mount", "-o", "remount,ro", SMALL), user="root", cwd="/", check=True)
+    status, _, said = launch("touch", "g")
+    assert status == 1
+    assert b"Read-only file system" in said
