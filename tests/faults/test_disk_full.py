@@ -1,24 +1,32 @@
 """Home's disk is full: whoever wrote is told, natively as on a node; nothing fails in silence."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.cluster import Host
-from tests.programs.nodes import on
+from tests.cluster import Cluster, Host
+from tests.programs.nodes import add_nodes, on
 
 SMALL = "/home/alice/small"
 SIZE = 1 << 20
 
 
+@pytest.fixture(scope="module")
+def home(_no_leaks: None) -> Iterator[Host]:
+    with Cluster(f"full-{os.getpid()}", nodes=1) as cluster:
+        add_nodes(cluster.home, "n1")
+        yield cluster.home
+
+
 @pytest.fixture
-def small(ready_home: Host) -> Iterator[Host]:
+def small(home: Host) -> Iterator[Host]:
     """Return the home, where alice has a directory that holds one megabyte."""
-    ready_home.run(("mkdir", "-p", SMALL), check=True)
+    home.run(("mkdir", "-p", SMALL), check=True)
     mount = ("mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=777", "small", SMALL)
-    ready_home.run(mount, user="root", cwd="/", check=True)
-    yield ready_home
-    ready_home.run(("umount", "-l", SMALL), user="root", cwd="/", check=True)
+    home.run(mount, user="root", cwd="/", check=True)
+    yield home
+    home.run(("umount", "-l", SMALL), user="root", cwd="/", check=True)
 
 
 Launch = Callable[..., tuple[int, bytes, bytes]]

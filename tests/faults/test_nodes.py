@@ -2,12 +2,13 @@
 
 import signal
 import subprocess
+from collections.abc import Callable
 
 import pytest
 
 from tests.cluster import Cluster, Host, Process
 from tests.cluster.waiting import wait_until
-from tests.programs.nodes import on
+from tests.programs.nodes import add_nodes, on
 
 # What a lost node may cost at most, until mrun has ended; seconds.
 NOTICE = 10.0
@@ -85,8 +86,10 @@ def test_mrun_can_be_killed_while_its_node_is_silent(pair: Cluster) -> None:
         assert process.wait(5) == -signal.SIGKILL
 
 
-def test_other_nodes_are_not_disturbed(cluster: Cluster, ready_home: Host) -> None:
-    count = ready_home.popen((*on("n2"), *COUNT))
+def test_other_nodes_are_not_disturbed(make_cluster: Callable[..., Cluster]) -> None:
+    cluster = make_cluster(nodes=2)
+    add_nodes(cluster.home, "n1", "n2")
+    count = cluster.home.popen((*on("n2"), *COUNT))
     with count, start(cluster, COUNT) as process:
         assert count.stdout is not None
         cluster.node("n1").crash()

@@ -7,6 +7,11 @@ CACHE = "/home/alice/.cache"
 PLACES = ("/", "/run", "/dev", "/dev/shm")
 
 
+def await_empty(host: Host) -> None:
+    """Wait until alice has no process on a host."""
+    wait_until(lambda: not host.processes("alice"), 40, f"{host.name} has no process of alice")
+
+
 class Traces:
     """Knows what a cluster looked like before, and whether it looks so again."""
 
@@ -29,9 +34,7 @@ class Traces:
         home = self._cluster.home
         home.run(("mlaunch", "daemon", "stop"))
         for host in (home, *self._cluster.nodes):
-            wait_until(
-                lambda host=host: not host.processes("alice"), 40, f"{host} has none of ours"
-            )
+            await_empty(host)
         for node in self._cluster.nodes:
             assert sorted(node.mounts()) == self._mounts[node.name]
             assert self._alices_files(node) == self._files[node.name]
