@@ -1,7 +1,7 @@
 """Linux ABI: the FUSE protocol as spoken on /dev/fuse.
 
 Names, values and layouts are those of include/uapi/linux/fuse.h, protocol 7.31 (Linux 5.4) to 7.45
-(Linux 6.18); each struct is a struct.Struct of the same name. Little-endian: the machines we run on.
+(Linux 6.18); each struct is a struct.Struct of the same name, little-endian as our machines are.
 A request is a fuse_in_header and its body, a reply a fuse_out_header and its body, each in one
 read(2) or writev(2).
 """
@@ -131,8 +131,8 @@ FUSE_NOTIFY_DELETE = 6
 fuse_in_header = Struct("<IIQQIIIHH")  # len opcode unique nodeid uid gid pid total_extlen padding
 fuse_out_header = Struct("<IiQ")  # len error unique
 
-# ino size blocks atime mtime ctime atimensec mtimensec ctimensec mode nlink uid gid rdev blksize flags
-# The seconds are unsigned in the header and cast to time64_t by the kernel: before 1970 is negative.
+# ino size blocks atime mtime ctime atimensec mtimensec ctimensec mode nlink uid gid rdev blksize
+# flags. The seconds are unsigned in the header, but the kernel casts them: before 1970 is negative.
 fuse_attr = Struct("<QQQqqqIIIIIIIIII")
 # nodeid generation entry_valid attr_valid entry_valid_nsec attr_valid_nsec; a fuse_attr follows
 fuse_entry_out = Struct("<QQQQII")
@@ -147,8 +147,8 @@ fuse_forget_in = Struct("<Q")  # nlookup
 fuse_batch_forget_in = Struct("<II")  # count dummy
 fuse_forget_one = Struct("<QQ")  # nodeid nlookup
 fuse_getattr_in = Struct("<IIQ")  # getattr_flags dummy fh
-# valid padding fh size lock_owner atime mtime ctime atimensec mtimensec ctimensec mode unused4 uid gid
-# unused5
+# valid padding fh size lock_owner atime mtime ctime atimensec mtimensec ctimensec mode unused4 uid
+# gid unused5
 fuse_setattr_in = Struct("<IIQQQqqqIIIIIIII")
 fuse_mknod_in = Struct("<IIII")  # mode rdev umask padding
 fuse_mkdir_in = Struct("<II")  # mode umask

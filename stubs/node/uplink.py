@@ -1,0 +1,92 @@
+"""The home view's way to home: requests that a process on the node waits for, and the rest.
+
+Everything goes out in the order in which it was caused: `before` (the writes that were put off) is
+called ahead of each message. While home works on a request, the inodes whose kernel locks the
+waiting process may hold are `busy`: nothing that needs those locks may be notified meanwhile
+(see stubs.node.invalidation).
+"""
+
+from __future__ import annotations
+
+import errno
+
+from stubs.wire.errors import RemoteProtocolError
+from stubs.wire.messages import Error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from stubs.link.endpoint import Link
+    from stubs.node.fuse import Device
+    from stubs.node.inodes import Inodes, Node
+    from stubs.wire.codec import Message
+
+
+class Uplink:
+    """Asks home on behalf of requests of the kernel."""
+
+    def __init__(self, link: Link, device: Device, inodes: Inodes) -> None:
+        """Ask over `link`, answer failures to `device`."""
+        self.round_trips = 0  # how often a process waited for home
+        self.pending: dict[int, Sequence[Node]] = {}  # unanswered requests of the kernel
+        self.before: Callable[[], None] = lambda: None
+        self.no_longer_busy: Callable[[Node], None] = lambda node: None
+        self._link = link
+        self._device = device
+        self._inodes = inodes
+
+    def request(
+        self,
+        unique: int,
+        message: Message,
+        reply: type[Message],
+        then: Callable[[Any], None],
+        busy: Sequence[Node] = (),
+        refused: Callable[[int], None] | None = None,
+    ) -> int:
+        """Ask; `then` gets a `reply`, an Error answers `unique` (or goes to `refused`).
+
+        Returns the tag. RemoteProtocolError, which closes the link, for any other answer.
+        """
+        self.before()
+        self.round_trips += 1
+        self.wait(unique, busy)
+
+        def done(answer: Message) -> None:
+            self.waited(unique)
+            if type(answer) is reply:
+                then(answer)
+            elif type(answer) is not Error:
+                raise RemoteProtocolError(f"{type(answer).__name__} answers {message!r}")
+            elif refused is not None:
+                refused(answer.errno)
+            else:
+                self._device.error(unique, answer.errno if answer.errno > 0 else errno.EIO)
+
+        return self._link.request(message, done)
+
+    def ask(self, message: Message, done: Callable[[Message], None]) -> None:
+        """Ask without anybody waiting; `done` gets whatever is answered."""
+        self.before()
+        self._link.request(message, done)
+
+    def post(self, message: Message) -> None:
+        """Tell home something that is not answered."""
+        self.before()
+        self._link.post(message)
+
+    def wait(self, unique: int, busy: Sequence[Node] = ()) -> None:
+        """Note that a request of the kernel is going to be answered later."""
+        for node in busy:
+            node.busy += 1
+        self.pending[unique] = busy
+
+    def waited(self, unique: int) -> None:
+        """Note that it is being answered."""
+        for node in self.pending.pop(unique, ()):
+            node.busy -= 1
+            if not node.busy:
+                self.no_longer_busy(node)
+                self._inodes.release(node)

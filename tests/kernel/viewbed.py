@@ -1,0 +1,404 @@
+"""A bed for the home view alone: a directory, home's file service, the view, and a mount.
+
+Four processes, none of which outlives the test: home (FileService, and the only one that writes to
+the directory by itself), the view (View on the loop of an agent), the keeper of the mount namespace, and one
+process per check, which enters that namespace. The machine's own mounts are not touched, and
+nothing but the given directory is served.
+
+As root the mount is made with all ids, as for a capsule whose home and node are both root's. With a
+`uid`, everything runs as that user in a user namespace with a single mapped uid and gid.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from stubs.abi.mount import MNT_DETACH, MS_NODEV, MS_NOSUID, MS_PRIVATE, MS_REC, mount, umount2
+from stubs.abi.prctl import PR_SET_PDEATHSIG, prctl
+from stubs.home.files import FileService
+from stubs.home.policy import ExportPolicy
+from stubs.link.endpoint import Endpoint, Link
+from stubs.link.loop import READ, Loop
+from stubs.link.stream import SocketStream
+from stubs.node.view import View
+from stubs.wire.codec import Attr
+from stubs.wire.messages import Done, Hello, Ping, Pong
+from tests.cluster.kernel import CLONE_NEWNS, CLONE_NEWUSER, setns, unshare
+
+CHECK_SECONDS = 60
+VERSION = 1
+
+# How the bed's control sockets are asked: one line of JSON each way.
+Answerer = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def spawn(call: Callable[[], None], *close: int) -> int:
+    """Run `call` in a forked process that dies with this one; returns its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        for fd in close:
+            os.close(fd)
+        call()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+class Control:
+    """Answers questions of the test from within a loop."""
+
+    def __init__(self, loop: Loop, sock: socket.socket, answer: Answerer) -> None:
+        self.loop = loop
+        self.sock = sock
+        self.answer = answer
+        loop.watch(sock.fileno(), READ, self._asked)
+
+    def _asked(self, _: int) -> None:
+        data = self.sock.recv(65536)
+        if not data:
+            self.loop.stop()
+            return
+        reply = self.answer(json.loads(data))
+        if reply:
+            self.say(reply)
+
+    def say(self, reply: dict[str, Any]) -> None:
+        self.sock.send(json.dumps(reply).encode())
+
+
+def ask(sock: socket.socket, **question: Any) -> dict[str, Any]:
+    sock.send(json.dumps(question).encode())
+    sock.settimeout(CHECK_SECONDS)
+    answer: dict[str, Any] = json.loads(sock.recv(1 << 20))
+    return answer
+
+
+def cpu_seconds() -> float:
+    used = os.times()
+    return used.user + used.system
+
+
+def run_home(
+    sock: socket.socket,
+    control: socket.socket,
+    root: bytes,
+    policy: ExportPolicy,
+    delay: float,
+) -> None:
+    """Be home: serve `root` until the control socket closes."""
+    loop = Loop()
+    service = FileService(loop, policy, root)
+    rpc = Endpoint(loop, SocketStream(sock), service.handlers(), lambda _: loop.stop(), "node")
+    link = Link(rpc)
+    service.attach(link)
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        if question["what"] == "barrier":
+            service.barrier()
+            link.request(Ping(0), lambda reply: here.say({"reply": type(reply).__name__}))
+            return {}
+        return {"requests": service.requests, "cpu": cpu_seconds(), "bytes": rpc.bytes_out}
+
+    here = Control(loop, control, answer)
+    attr = service.root_attr()
+    link.request(Hello(VERSION, os.getuid(), os.getgid(), 1 << 22, b"bed", attr), lambda _: None)
+    loop.run()
+    service.close()
+
+
+def run_view(
+    sock: socket.socket, control: socket.socket, fuse_fd: int, uid: int, gid: int, full: bool
+) -> None:
+    """Be the agent: serve the mount until the control socket closes."""
+    loop = Loop()
+    handlers: dict[Any, Any] = {}
+    rpc = Endpoint(loop, SocketStream(sock), handlers, lambda _: lost(), "home")
+    link = Link(rpc)
+    views: list[View] = []
+
+    def lost() -> None:
+        for view in views:
+            view.close()
+
+    def hello(message: Hello, tag: int, _: list[int]) -> None:
+        root: Attr = message.root
+        view = View(loop, fuse_fd, link, root, uid, gid, full, lambda _: loop.stop())
+        views.append(view)
+        handlers.update(view.handlers())
+        link.reply(tag, Done())
+
+    def ping(_: Ping, tag: int, __: list[int]) -> None:
+        views[0].settled(lambda: link.reply(tag, Pong(0)))
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        view = views[0]
+        if question["what"] == "failure":
+            failure = view.take_failure()
+            return {"failure": [failure[0], os.fsdecode(failure[1])] if failure else None}
+        if question["what"] == "lose":
+            rpc.close("the test wants it")
+            return {"lost": True}
+        return {
+            "counts": view.counts,
+            "round_trips": view.round_trips,
+            "bytes_in": view.bytes_in,
+            "bytes_out": view.bytes_out,
+            "cpu": cpu_seconds(),
+            "rss": resident_bytes(),
+        }
+
+    handlers[Hello] = hello
+    handlers[Ping] = ping
+    Control(loop, control, answer)
+    if os.environ.get("VIEWBED_PROFILE"):
+        import cProfile
+
+        profile = cProfile.Profile()
+        profile.runcall(loop.run)
+        profile.dump_stats(os.environ["VIEWBED_PROFILE"])
+    else:
+        loop.run()
+    lost()
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+class Bed:
+    """Home, view and mount for the directory `home`; `mount` is where checks find it."""
+
+    def __init__(
+        self,
+        directory: str,
+        uid: int = 0,
+        policy: ExportPolicy | None = None,
+        export: str | None = None,
+    ) -> None:
+        """Serve `directory`/home (or `export`) at `directory`/view."""
+        self.uid = uid
+        self.home = export or os.path.join(directory, "home")
+        self.mount = os.path.join(directory, "view")
+        self._policy = policy or ExportPolicy([], [])
+        self._directory = directory
+        self._pids: list[int] = []
+        for path in (self.home, self.mount):
+            os.makedirs(path, exist_ok=True)
+        if uid and not export:
+            os.chown(self.home, uid, uid)
+
+    def __enter__(self) -> Bed:
+        fuse_fd = self._start_keeper()
+        near, far = socket.socketpair()
+        self._home_control, home_side = socket.socketpair()
+        self._view_control, view_side = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours = (self._home_control.fileno(), self._view_control.fileno())
+
+        def home() -> None:
+            os.close(fuse_fd)
+            far.close()
+            view_side.close()
+            self._become_user()
+            run_home(near, home_side, os.fsencode(self.home), self._policy, 0.0)
+
+        def view() -> None:
+            near.close()
+            home_side.close()
+            run_view(far, view_side, fuse_fd, self.uid, self.uid, not self.uid)
+
+        self._pids.append(spawn(home, *ours))
+        self._pids.append(spawn(view, *ours))
+        os.close(fuse_fd)
+        for sock in (near, far, home_side, view_side):
+            sock.close()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._view_control.close()
+        self._home_control.close()
+        self._keeper_sock.close()
+        for pid in reversed(self._pids):
+            wait_or_kill(pid)
+
+    def _become_user(self) -> None:
+        if self.uid:
+            os.setgroups([])
+            os.setresgid(self.uid, self.uid, self.uid)
+            os.setresuid(self.uid, self.uid, self.uid)
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    # the mount
+
+    def _start_keeper(self) -> int:
+        """Start the process that keeps the mount namespace; returns /dev/fuse."""
+        ours, theirs = socket.socketpair()
+        self._keeper_sock = ours
+
+        def keep() -> None:
+            ours.close()
+            self._keep(theirs)
+
+        self._keeper = spawn(keep)
+        self._pids.append(self._keeper)
+        theirs.close()
+        ours.settimeout(CHECK_SECONDS)
+        if self.uid:
+            assert ours.recv(1) == b"u", "the keeper has no user namespace"
+            self._write_maps()
+            ours.send(b"m")
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+        assert fds, "the keeper could not mount"
+        return fds[0]
+
+    def _keep(self, sock: socket.socket) -> None:
+        device = b"/dev/fuse"
+        if os.geteuid() == 0:
+            unshare(CLONE_NEWNS)
+            mount(b"none", b"/", b"none", MS_REC | MS_PRIVATE)
+            if self.uid:
+                # /dev/fuse as every desktop and server has it: for everybody.
+                mount(b"none", os.fsencode(self.mount), b"tmpfs", 0)
+                device = os.path.join(os.fsencode(self.mount), b"fuse")
+                os.mknod(device, 0o20666, os.makedev(10, 229))
+                os.chmod(device, 0o666)
+        if self.uid:
+            self._become_user()
+            prctl(4, 1)  # PR_SET_DUMPABLE: whose /proc files are to be written
+            unshare(CLONE_NEWUSER | CLONE_NEWNS)
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            sock.send(b"u")
+            assert sock.recv(1) == b"m"
+        fuse_fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+        options = (
+            f"fd={fuse_fd},rootmode=40000,user_id={self.uid},group_id={self.uid},"
+            "allow_other,default_permissions"
+        )
+        target = os.fsencode(self.mount)
+        mount(b"mlaunch", target, b"fuse", MS_NOSUID | MS_NODEV, options.encode())
+        socket.send_fds(sock, [b"f"], [fuse_fd])
+        os.close(fuse_fd)
+        sock.settimeout(None)
+        sock.recv(1)  # until the bed is gone
+        umount2(target, MNT_DETACH)
+
+    def _write_maps(self) -> None:
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{self.uid} {self.uid} 1"),
+            ("gid_map", f"{self.uid} {self.uid} 1"),
+        ):
+            with open(f"/proc/{self._keeper}/{name}", "w") as file:
+                file.write(text)
+
+    # what tests do
+
+    def enter(self) -> None:
+        """Go into the namespace of the mount, and its root's directory; for forked processes."""
+        kinds = [("user", CLONE_NEWUSER)] if self.uid else []
+        fds = [
+            (os.open(f"/proc/{self._keeper}/ns/{name}", os.O_RDONLY), kind)
+            for name, kind in [*kinds, ("mnt", CLONE_NEWNS)]
+        ]
+        for fd, kind in fds:
+            setns(fd, kind)
+            os.close(fd)
+        if self.uid:
+            os.setresgid(self.uid, self.uid, self.uid)
+            os.setresuid(self.uid, self.uid, self.uid)
+            drop_capabilities()
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def run(self, check: Callable[..., None], *arguments: Any) -> None:
+        """Run `check(*arguments)` where the mount is, in a process of its own."""
+        self.finish(self.start(check, *arguments))
+
+    def start(self, check: Callable[..., None], *arguments: Any) -> tuple[int, int]:
+        """Begin `check(*arguments)` where the mount is; `finish` waits for it."""
+        read, write = os.pipe()
+
+        def inside() -> None:
+            os.close(read)
+            self.enter()
+            try:
+                check(*arguments)
+            except BaseException:
+                os.write(write, traceback.format_exc().encode(errors="replace")[-60000:])
+                os._exit(1)
+
+        pid = spawn(inside)
+        os.close(write)
+        return pid, read
+
+    def finish(self, started: tuple[int, int]) -> None:
+        """Wait for a check; AssertionError with its traceback if it failed."""
+        pid, read = started
+        fate = wait_or_kill(pid)
+        with open(read, "rb") as file:
+            text = file.read().decode()
+        assert fate == 0, f"{text}\n(wait status {fate:#x})"
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the view has counted."""
+        return ask(self._view_control, what="stats")
+
+    def home_stats(self) -> dict[str, Any]:
+        """Return what home has counted."""
+        return ask(self._home_control, what="stats")
+
+    def barrier(self) -> None:
+        """Return when all that changed at home until now is known to the kernel of the node."""
+        assert ask(self._home_control, what="barrier") == {"reply": "Pong"}
+
+    def failure(self) -> list[Any] | None:
+        """Return errno and path of a refused write that nobody was told."""
+        found: list[Any] | None = ask(self._view_control, what="failure")["failure"]
+        return found
+
+    def lose(self) -> None:
+        """Have the link end."""
+        ask(self._view_control, what="lose")
+
+    def kill_view(self) -> None:
+        """Kill the agent as the OOM killer would."""
+        os.kill(self._pids[2], signal.SIGKILL)
+
+
+def drop_capabilities() -> None:
+    """Give up all capabilities: as exec(2) does for who is not root."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3
+    data = (ctypes.c_uint32 * 6)()
+    if libc.capset(header, data):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def wait_or_kill(pid: int, seconds: float = CHECK_SECONDS) -> int:
+    """Return the wait status of a child, killed if it takes too long."""
+    deadline = time.monotonic() + seconds
+    pause = 0.0002
+    while True:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return status
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            deadline = float("inf")
+        time.sleep(pause)
+        pause = min(pause * 2, 0.02)
