@@ -1,0 +1,164 @@
+"""mrun: run one program so that its body computes on an idle machine.
+
+Parses its options itself: this must start fast, and on a bare checkout where nothing but python3
+is installed; the module getopt alone takes as long to import as all of this. What is done then is
+stubs.home.session.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from mlaunch import __version__
+from stubs.home.ending import MrunError, say
+from stubs.home.launch import Given
+from stubs.home.options import Options
+from stubs.home.session import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+USAGE = """\
+Usage: mrun [options] PROGRAM [ARGS...]
+
+Run PROGRAM so that its body computes on an idle machine; files, terminal, signals
+and exit status stay at home. Options end at PROGRAM.
+
+  -n, --node NAME        run the body on that node (home: at home)
+      --only NAME[,...]  consider these nodes only
+      --stay             no automatic migration
+      --no-fallback      exit with 125 rather than run at home for want of a node
+      --stats FILE       write a receipt of the run as JSON when done
+  -v, --verbose          say what is decided and why
+  -h, --help             show this and exit
+      --version          show the version and exit
+"""
+
+TRY = "try: mrun --help"
+
+
+class Show(Exception):  # noqa: N818  # not an error
+    """The user asked for a text, not for a run."""
+
+
+def _set_node(options: Options, value: str) -> None:
+    if not value:
+        raise MrunError("option --node: the name is empty", TRY)
+    options.node = value
+
+
+def _set_only(options: Options, value: str) -> None:
+    names = value.split(",")
+    if not all(names):
+        raise MrunError("option --only: a name is empty", TRY)
+    options.only += names
+
+
+def _set_stats(options: Options, value: str) -> None:
+    if not value:
+        raise MrunError("option --stats: the name is empty", TRY)
+    options.stats = value
+
+
+def _set_no_fallback(options: Options) -> None:
+    options.fallback = False
+
+
+def _set_stay(options: Options) -> None:
+    """Bodies do not migrate by themselves yet; the option is there for scripts."""
+
+
+def _set_verbose(options: Options) -> None:
+    options.verbose = True
+
+
+def _show_help(options: Options) -> None:
+    raise Show(USAGE)
+
+
+def _show_version(options: Options) -> None:
+    raise Show(f"mrun (mlaunch) {__version__}\n")
+
+
+VALUED: dict[str, Callable[[Options, str], None]] = {
+    "--node": _set_node,
+    "--only": _set_only,
+    "--stats": _set_stats,
+}
+FLAGS: dict[str, Callable[[Options], None]] = {
+    "--stay": _set_stay,
+    "--no-fallback": _set_no_fallback,
+    "--verbose": _set_verbose,
+    "--help": _show_help,
+    "--version": _show_version,
+}
+SHORT = {"n": "--node", "v": "--verbose", "h": "--help"}
+
+
+def parse(words: list[str]) -> Options:
+    """Return what the command line asks for; raise MrunError when it is wrong, or Show."""
+    options = Options([])
+    rest = list(words)
+    while rest and rest[0].startswith("-") and rest[0] != "-":
+        word = rest.pop(0)
+        if word == "--":
+            break
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            _apply(options, name, value if equals else None, rest)
+        else:
+            _apply_short(options, word, rest)
+    if not rest:
+        raise MrunError("no program given", TRY)
+    options.argv = [os.fsencode(word) for word in rest]
+    return options
+
+
+def _apply_short(options: Options, word: str, rest: list[str]) -> None:
+    """Apply the letters of one word; the rest of it is the value of a letter that takes one."""
+    letters = word[1:]
+    while letters:
+        letter, letters = letters[0], letters[1:]
+        name = SHORT.get(letter)
+        if name is None:
+            raise MrunError(f"unknown option -{letter}", TRY)
+        if name in VALUED:
+            _apply(options, name, letters or None, rest)
+            return
+        _apply(options, name, None, rest)
+
+
+def _apply(options: Options, name: str, value: str | None, rest: list[str]) -> None:
+    if name in FLAGS:
+        if value is not None:
+            raise MrunError(f"option {name} takes no value", TRY)
+        FLAGS[name](options)
+    elif name in VALUED:
+        if value is None:
+            if not rest:
+                raise MrunError(f"option {name} needs a value", TRY)
+            value = rest.pop(0)
+        VALUED[name](options, value)
+    else:
+        raise MrunError(f"unknown option {name}", TRY)
+
+
+def main() -> NoReturn:
+    """Be mrun."""
+    given = Given()
+    try:
+        options = parse(sys.argv[1:])
+    except Show as text:
+        os.write(1, str(text).encode())
+        os._exit(0)
+    except MrunError as failure:
+        say(f"{failure.text} ({failure.hint})")
+        os._exit(failure.status)
+    run(options, given)
+
+
+if __name__ == "__main__":
+    main()

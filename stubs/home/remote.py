@@ -1,0 +1,198 @@
+"""A body on a node as mrun sees it: the deputy, the link, and mrun itself kept in step.
+
+From `Spawned` to the body's end. What the body does, deputy and mrun do: stop, go on, end. What
+home does to mrun or to the deputy reaches the body: signals once each, the terminal's size, death.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from stubs.home.ending import STOP_SIGNALS, MrunError, say, stop_self
+from stubs.home.launch import let_go_of
+from stubs.home.signals import Forwarding
+from stubs.wire.messages import (
+    SCOPE_GROUP,
+    Continued,
+    Exited,
+    FdClosed,
+    Kill,
+    Lost,
+    Resize,
+    Signal,
+    Stopped,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stubs.abi.signalfd import signalfd_siginfo
+    from stubs.home.capture import Terminal
+    from stubs.home.deputy import Deputy
+    from stubs.link.endpoint import Endpoint, Handler
+    from stubs.link.loop import Loop, Timer
+    from stubs.wire.codec import Message
+
+# How long to wait for the end of a body that has been killed, before mrun goes all the same.
+KILLED_SECONDS = 5.0
+
+# A stop that crossed a SIGCONT on its way: so long the news that the body goes on may take.
+CROSSING_SECONDS = 0.5
+
+
+class Remote:
+    """One body that runs on a node, until `ended`."""
+
+    def __init__(self, loop: Loop, node: str, name: str, verbose: bool) -> None:
+        """`name` is the program's; the rest is known once the body runs: see `begin`."""
+        self.exited: Exited | None = None
+        self.failure: MrunError | None = None
+        self.abandoned = False  # the deputy was killed, and nothing was heard of the body since
+        self._loop = loop
+        self._node = node
+        self._name = name
+        self._terminal: Terminal | None = None
+        self._link: Endpoint | None = None
+        self._deputy: Deputy | None = None
+        self._forwarding: Forwarding | None = None
+        self._continuing = False
+        self._stopping: Timer | None = None
+        self._killed = False
+        self._verbose = verbose
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to wait for."""
+        return self.exited is not None or self.failure is not None or self.abandoned
+
+    def handlers(self) -> dict[type[Message], Handler]:
+        """Return what is done with messages of the link process."""
+        return {
+            Stopped: lambda message, tag, fds: self._stopped(message),
+            Continued: lambda message, tag, fds: self._continued(),
+            Exited: lambda message, tag, fds: self._exited(message),
+            Lost: lambda message, tag, fds: self._lost(message),
+            FdClosed: lambda message, tag, fds: self._fd_closed(message),
+            Signal: lambda message, tag, fds: self._signal_group(message),
+        }
+
+    def begin(self, link: Endpoint, deputy: Deputy, terminal: Terminal | None) -> None:
+        """Forward signals from now on: the body runs."""
+        self._link = link
+        self._deputy = deputy
+        self._terminal = terminal
+        self._forwarding = Forwarding(self._loop, deputy.pid, self._forward)
+
+    def on_signals(self, infos: list[signalfd_siginfo]) -> None:
+        """Handle signals to mrun (SIGCHLD among them, which stands for stops of the deputy)."""
+        assert self._deputy is not None
+        assert self._forwarding is not None
+        arrivals = self._deputy.poll()
+        for info in infos:
+            if info.ssi_signo != signal.SIGCHLD:
+                self._forwarding.at_mrun(info)
+        for arrival in arrivals:
+            self._forwarding.at_deputy(arrival)
+        if self._deputy.status is not None and not self._killed and not self.ended:
+            self._killed = True
+            self._post(Kill(self._deputy.pid))
+            self._loop.call_later(KILLED_SECONDS, self._give_up)
+
+    def link_lost(self, reason: str) -> None:
+        """Give up: the link process is gone."""
+        if not self.ended:
+            self._fail(reason)
+
+    def finish(self) -> int:
+        """Have the deputy end as the body did; return the status. MrunError when there is none."""
+        assert self._deputy is not None
+        exited = self.exited
+        if self.failure is not None:
+            self._deputy.kill()
+            raise self.failure
+        if exited is None:
+            self._deputy.kill()
+            return self._deputy.status or signal.SIGKILL
+        self._deputy.end(exited.status)
+        if exited.errno:
+            path = os.fsdecode(exited.path)
+            why = os.strerror(exited.errno)
+            raise MrunError(f"{path}: {why}: a write of {self._name} failed after it was done")
+        return exited.status
+
+    # to the body
+
+    def _post(self, message: Message) -> None:
+        assert self._link is not None
+        self._link.post(message)
+
+    def _forward(self, signo: int, scope: int) -> None:
+        assert self._deputy is not None
+        if signo == signal.SIGWINCH and scope == SCOPE_GROUP and self._terminal is not None:
+            self._resize(self._terminal)
+            return
+        if signo == signal.SIGCONT:
+            self._continuing = True
+            # If it was sent to mrun alone, the deputy has not heard of it.
+            self._deputy.go_on()
+        self._post(Signal(self._deputy.pid, signo, scope))
+
+    def _resize(self, terminal: Terminal) -> None:
+        assert self._deputy is not None
+        try:
+            terminal.update_size()
+        except OSError:
+            return  # hung up
+        self._post(Resize(self._deputy.pid, terminal.rows, terminal.columns))
+
+    # from the body
+
+    def _stopped(self, message: Stopped) -> None:
+        if self._continuing:
+            # Had we stopped now, nobody would continue us: that was done before.
+            self._stopping = self._loop.call_later(
+                CROSSING_SECONDS, lambda: self._stop(message.signo)
+            )
+        else:
+            self._stop(message.signo)
+
+    def _stop(self, signo: int) -> None:
+        assert self._deputy is not None
+        self._continuing = False
+        self._stopping = None
+        self._deputy.stop(signo)
+        if not stop_self(signo):
+            self._forward(signal.SIGCONT, SCOPE_GROUP)
+
+    def _continued(self) -> None:
+        assert self._deputy is not None
+        self._continuing = False
+        if self._stopping is not None:
+            self._stopping.cancel()
+            self._stopping = None
+        self._deputy.go_on()
+
+    def _exited(self, message: Exited) -> None:
+        self.exited = message
+
+    def _lost(self, message: Lost) -> None:
+        self._fail(message.reason.decode(errors="replace"))
+
+    def _fd_closed(self, message: FdClosed) -> None:
+        if message.fd == 2 and not self._verbose:
+            let_go_of([2])
+
+    def _signal_group(self, message: Signal) -> None:
+        # What a terminal does to a process group that reads it from the background.
+        if message.signo in STOP_SIGNALS:
+            os.kill(0, message.signo)
+        else:
+            say(f"the link process asks for signal {message.signo}: ignored")
+
+    def _fail(self, reason: str) -> None:
+        self.failure = MrunError(
+            f"node {self._node} was lost ({reason}); {self._name} was running there"
+        )
+
+    def _give_up(self) -> None:
+        self.abandoned = True

@@ -1,0 +1,257 @@
+"""A session: one mrun from its start to its end.
+
+Launch the program traced; ask the daemon where it shall run; capture it, start its body there,
+make the process at home the deputy, and keep both in step until the body ends. Whatever speaks
+against a node is found out before the program has run an instruction: it is then started at home
+instead (stubs.home.athome), and the process that stood ready is killed, having done nothing.
+
+One thread. mrun blocks all signals and reads them from a signalfd.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from stubs.abi.signalfd import read_signals, signalfd, sigset
+from stubs.home import athome, launch
+from stubs.home.asking import Question
+from stubs.home.capture import Capture, Program, Terminal
+from stubs.home.deputy import Deputy
+from stubs.home.ending import STOP_SIGNALS, MrunError, end_as, exit_status, say, stop_self
+from stubs.home.inherited import ImmovableError
+from stubs.home.options import HOME
+from stubs.home.receipt import Receipt
+from stubs.home.remote import Remote
+from stubs.home.signals import is_fatal
+from stubs.home.tracer import Tracee
+from stubs.link import runtime
+from stubs.link.endpoint import Endpoint
+from stubs.link.loop import READ, Loop
+from stubs.link.stream import SocketStream
+from stubs.wire.messages import Error, Spawned, Start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import NoReturn
+
+    from stubs.abi.signalfd import signalfd_siginfo
+    from stubs.home.launch import Given
+    from stubs.home.options import Options
+    from stubs.wire.codec import Message
+
+# A first daemon has paramiko to load, on a machine that may be busy.
+DAEMON_SECONDS = 20.0
+
+
+class Stay(Exception):  # noqa: N818  # a decision, not an error
+    """The program runs at home; the text says why."""
+
+    def __init__(self, reason: str, wanted: bool = False) -> None:
+        """`wanted`: as it was asked for, or as the daemon thinks best, not for want of a node."""
+        super().__init__(reason)
+        self.reason = reason
+        self.wanted = wanted
+
+
+class Interrupted(Exception):  # noqa: N818  # nothing went wrong
+    """A signal came that ends the program, before it was decided where it runs."""
+
+    def __init__(self, signo: int) -> None:
+        """Keep the signal."""
+        super().__init__(signo)
+        self.signo = signo
+
+
+def run(options: Options, given: Given) -> NoReturn:
+    """Run the program to its end, and end as it did."""
+    try:
+        receipt = Receipt(options.stats)
+    except MrunError as error:
+        error.report()
+        end_as(exit_status(error.status))
+    try:
+        status = Session(options, given, receipt).run()
+    except MrunError as error:
+        error.report()
+        status = exit_status(error.status)
+    receipt.write(status)
+    end_as(status)
+
+
+class Session:
+    """One mrun."""
+
+    def __init__(self, options: Options, given: Given, receipt: Receipt) -> None:
+        """Preconditions: all signals are blocked (see Given)."""
+        self._options = options
+        self._given = given
+        self._receipt = receipt
+        self._name = os.fsdecode(os.path.basename(options.argv[0]))
+        self._remote: Remote | None = None
+        self._early: list[signalfd_siginfo] = []  # signals that the program will find blocked
+        self._loop = Loop()
+        self._signals = signalfd(signal.valid_signals())
+        self._loop.watch(self._signals, READ, self._on_signals)
+
+    def run(self) -> int:
+        """Return the wait4(2) status of the program, or become it; MrunError when mrun fails."""
+        try:
+            return self._elsewhere()
+        except launch.ExecError as error:
+            raise MrunError(os.fsdecode(error.text), status=error.status) from None
+        except Stay as stay:
+            if not stay.wanted and not self._options.fallback:
+                raise MrunError(f"{self._name} cannot run on a node: {stay.reason}") from None
+            return self._at_home(stay.reason)
+
+    def _tell(self, text: str) -> None:
+        if self._options.verbose:
+            say(text)
+
+    def _at_home(self, reason: str) -> int:
+        self._tell(f"{self._name} runs at home: {reason}")
+        for info in self._early:
+            # Blocked, as the program will find it: pending again.
+            os.kill(os.getpid(), info.ssi_signo)
+        try:
+            if not self._receipt.wanted:
+                athome.become(self._options.argv, self._given)
+            pid, status, cpu_s = athome.run_child(self._options.argv, self._given)
+        except launch.ExecError as error:
+            raise MrunError(os.fsdecode(error.text), status=error.status) from None
+        self._receipt.add_home(pid, self._options.argv, cpu_s, reason)
+        return status
+
+    # on a node
+
+    def _elsewhere(self) -> int:
+        if self._options.node == HOME:
+            raise Stay("asked for", wanted=True)
+        daemon = self._find_daemon()
+        tracee = self._launch()
+        try:
+            return self._place(tracee, daemon)
+        except Interrupted as interrupted:
+            return interrupted.signo
+        except ProcessLookupError:
+            # Somebody killed it while it stood before its first instruction.
+            tracee.kill()
+            return tracee.status or 0
+        finally:
+            tracee.kill()
+
+    def _find_daemon(self) -> socket.socket:
+        try:
+            connection = runtime.try_connect()
+            if connection is None:
+                if launch.in_capsule():
+                    raise Stay("this is a node already", wanted=True)
+                connection = runtime.connect(DAEMON_SECONDS)
+        except OSError as error:
+            raise Stay(f"no home daemon: {error}") from error
+        return connection
+
+    def _launch(self) -> Tracee:
+        """Return the program, stopped before its first instruction."""
+        child = launch.Child(self._options.argv, self._given)
+        try:
+            tracee = Tracee(child.pid)
+        except PermissionError as error:
+            child.abandon()
+            raise Stay("ptrace(2) is not permitted here") from error
+        child.release(traced=True)
+        exists = tracee.wait_exec()
+        failed = child.failure()
+        if not exists:
+            raise failed or MrunError(f"{self._name} was killed before it began")
+        return tracee
+
+    def _place(self, tracee: Tracee, daemon: socket.socket) -> int:
+        program = Program(tracee.pid)
+        if tracee.is_32bit():
+            raise Stay("it is not a 64-bit program")
+        if tracee.gains_privileges():
+            raise Stay("it changes its user, its group or its capabilities")
+        question = Question(self._loop, daemon, self._options, program)
+        terminal = Terminal.controlling()
+        try:
+            capture = Capture(program, sigset(self._given.mask), terminal)
+        except ImmovableError as error:
+            question.close()
+            raise Stay(f"it cannot be moved: {error}") from error
+        try:
+            node, reason, connection = question.wait()
+        except ConnectionError as error:
+            raise Stay(f"no home daemon: {error}") from error
+        if connection is None:
+            raise Stay(reason, wanted=True)
+        self._tell(f"{self._name} runs on {node}: {reason}")
+        remote = Remote(self._loop, node, self._name, self._options.verbose)
+        self._start(remote, tracee, capture, terminal, connection)
+        return self._see_through(remote, program, node, reason)
+
+    def _start(
+        self,
+        remote: Remote,
+        tracee: Tracee,
+        capture: Capture,
+        terminal: Terminal | None,
+        connection: socket.socket,
+    ) -> None:
+        """Start the body; Stay when the node refuses it."""
+        stream = SocketStream(connection)
+        link = Endpoint(self._loop, stream, remote.handlers(), remote.link_lost, "the link process")
+        replies: list[Message] = []
+
+        def started(reply: Message) -> None:
+            # At once: the next message may say already that the body has stopped.
+            if isinstance(reply, Spawned):
+                remote.begin(link, Deputy(tracee), terminal)
+            replies.append(reply)
+
+        link.request(Start(capture.spawn.encode()), started, capture.fds)
+        while not replies:
+            self._loop.turn()
+        (reply,) = replies
+        if isinstance(reply, Error):
+            raise Stay(f"the node refuses it: {reply.text.decode(errors='replace')}")
+
+    def _see_through(self, remote: Remote, program: Program, node: str, reason: str) -> int:
+        """Keep deputy and body in step to their end."""
+        began = time.monotonic()
+        self._remote = remote
+        launch.let_go_of_streams()
+        remote.on_signals(self._early)
+        while not remote.ended:
+            self._loop.turn()
+        wall_s = time.monotonic() - began
+        if remote.exited is not None:
+            self._receipt.add_body(program.argv, node, wall_s, reason, remote.exited)
+        else:
+            self._receipt.add_lost(program.pid, program.argv, node, wall_s, reason)
+        return remote.finish()
+
+    # signals
+
+    def _on_signals(self, _: int) -> None:
+        infos = read_signals(self._signals)
+        if self._remote is not None:
+            self._remote.on_signals(infos)
+            return
+        for info in infos:
+            self._before_the_body(info)
+
+    def _before_the_body(self, info: signalfd_siginfo) -> None:
+        """Do to mrun what a signal would do to the program, which cannot act yet."""
+        signo = info.ssi_signo
+        if signo in self._given.mask:
+            self._early.append(info)
+        elif self._given.is_ignored(signo):
+            return
+        elif is_fatal(signo):
+            raise Interrupted(signo)
+        elif signo in STOP_SIGNALS:
+            stop_self(signo)
