@@ -165,6 +165,8 @@ class Guests:
                 self._leave_terminal(guest, None)
                 guest.session.post(Lost(guest.pid, reason.encode(errors="surrogateescape")))
                 guest.exited = True
+            for number in guest.streams:
+                self._streams.end(number)
             self._release(guest)
 
     def close(self) -> None:
@@ -384,28 +386,21 @@ class Guests:
         numbers = set(guest.streams)
         if guest.terminal is not None:
             numbers.add(guest.terminal.number)
-        waiting = len(numbers) + 1
-
-        def one_written() -> None:
-            nonlocal waiting
-            waiting -= 1
-            if not waiting:
-                then()
-
-        for number in numbers:
-            self._streams.when_written(number, one_written)
-        one_written()
+        _when_all(numbers, self._streams.when_written, then)
 
     def _leave_terminal(self, guest: Guest, status: int | None) -> None:
         if guest.terminal is not None:
             guest.terminal.leave(guest.pid, status)
 
     def _release(self, guest: Guest) -> None:
-        """Forget a guest of which nothing is left on the node, once its output is written."""
+        """Forget a guest of which nothing is left on the node, once its output has ended.
+
+        What is left in a pipe of a body that was killed comes even after that.
+        """
         guest.close_files()
         for number in guest.streams:
-            self._streams.finish(number)
-        self._when_written(guest, lambda: self._drop(guest))
+            self._streams.stop_reading(number)
+        _when_all(guest.streams, self._streams.when_closed, lambda: self._drop(guest))
 
     def _drop(self, guest: Guest) -> None:
         terminal, guest.terminal = guest.terminal, None
@@ -427,6 +422,25 @@ def _refusal(error: OSError) -> Error:
     if error.filename:
         text = f"{os.fsdecode(error.filename)}: {text}"
     return Error(error.errno or errno.EIO, text.encode(errors="surrogateescape"))
+
+
+def _when_all(
+    numbers: set[int],
+    wait: Callable[[int, Callable[[], None]], None],
+    then: Callable[[], None],
+) -> None:
+    """Call `then` once `wait(number, …)` has called back for all numbers, perhaps at once."""
+    waiting = len(numbers) + 1
+
+    def one_done() -> None:
+        nonlocal waiting
+        waiting -= 1
+        if not waiting:
+            then()
+
+    for number in list(numbers):
+        wait(number, one_done)
+    one_done()
 
 
 def _close_all(fds: list[int]) -> None:

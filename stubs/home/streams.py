@@ -163,6 +163,7 @@ class Sink:
     def __init__(self, loop: Loop, link: Link, number: int, end: End) -> None:
         """Take over `end`."""
         self.on_end: list[Callable[[], None]] = []  # called when the body has closed its end
+        self.on_close: list[Callable[[], None]] = []  # called when home's end is closed
         self._loop = loop
         self._link = link
         self._number = number
@@ -220,6 +221,14 @@ class Sink:
         self._pending = 0
         self._settled = self._put
         self._tell_marks()
+        calls, self.on_close = self.on_close, []
+        for call in calls:
+            call()
+
+    @property
+    def closed(self) -> bool:
+        """Whether home's end is closed."""
+        return self._end is None
 
     def _ready(self, _: int) -> None:
         if self._waiting:
@@ -354,11 +363,22 @@ class Streams:
         else:
             outlet.when_written(then)
 
-    def finish(self, number: int) -> None:
-        """End stream `number` when all is written: nothing more comes, nor is anything read."""
+    def when_closed(self, number: int, then: Callable[[], None]) -> None:
+        """Call `then` when all that will ever come for stream `number` is with its reader."""
+        outlet = self._outlets.get(number)
+        if isinstance(outlet, Sink) and not outlet.closed:
+            outlet.on_close.append(then)
+        else:
+            then()
+
+    def stop_reading(self, number: int) -> None:
+        """Read nothing more for stream `number`: nobody there will read it."""
         inlet = self._inlets.pop(number, None)
         if inlet is not None:
             inlet.close()
+
+    def end(self, number: int) -> None:
+        """End what is written to stream `number` as the node would, if it still could."""
         outlet = self._outlets.get(number)
         if outlet is not None:
             outlet.end()

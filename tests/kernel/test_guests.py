@@ -271,7 +271,10 @@ def test_streams_live_as_long_as_anything_that_descends_from_the_body(bench: Ben
     assert os.read(reader, 100) == b"from a child"
     assert not bench.node.all(Kill)
     bench.node.post(Gone(BODY))
+    bench.node.post(StreamData(stream, b", killed"))
+    bench.node.post(StreamEnd(stream))
     bench.until(lambda: bench.guests.count == 0)
+    assert os.read(reader, 100) == b", killed"
     assert os.read(reader, 1) == b""
     os.close(reader)
 
