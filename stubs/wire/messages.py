@@ -795,7 +795,7 @@ class Enter(Message):
 
 
 class MountView(Message):
-    """A→C: become pid 1 and mount the home view. Reply: Spawned (the node's pid), with /dev/fuse."""
+    """A→C: become pid 1 and mount the view. Reply: Spawned (the node's pid), with /dev/fuse."""
 
     KIND = 0x141
     uid: U32
@@ -825,8 +825,8 @@ class Ghost(Message):
 class Body(Message):
     """A→C: clone and exec a body; carries a pipe, and what Spawn.descriptors reads and writes.
 
-    Into the pipe goes the body's pid (u32), then errno (i32) if it could not be exec'ed; close-on-exec
-    ends it. `foreground` 1: its group gets the terminal, which is then the last descriptor.
+    Into the pipe goes the body's pid (u32), then errno (i32) if it could not be exec'ed;
+    close-on-exec ends it. The terminal comes last; `foreground` 1: the body's group gets it.
     """
 
     KIND = 0x144
@@ -848,7 +848,10 @@ class Watch(Message):
 
 
 class Foreground(Message):
-    """A→C, to a session's ghost: tcsetpgrp(3), carries the terminal."""
+    """A→C, to a session's ghost: tcsetpgrp(3), carries the terminal. Reply: Done.
+
+    `pgrp` 0: make it the terminal of the session first (TIOCSCTTY).
+    """
 
     KIND = 0x146
     pgrp: U32

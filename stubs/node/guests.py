@@ -1,0 +1,325 @@
+"""Guests: the bodies of one home, as the agent looks after them.
+
+Turns Spawn into ghosts, streams and a body, carries signals to it, and tells home what becomes of
+it: an end only after everything that the body had written, to files, pipes and its terminal, has
+been sent. What ghosts say (stubs.node.ghost) arrives here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import struct
+
+from stubs.link.loop import READ
+from stubs.node.body import STREAMS
+from stubs.node.sessions import Sessions
+from stubs.node.terminal import Terminal
+from stubs.wire.messages import (
+    FD_STREAM_BOTH,
+    FD_STREAM_IN,
+    FD_STREAM_OUT,
+    Body,
+    Continued,
+    Error,
+    Exited,
+    Foreground,
+    Gone,
+    Kill,
+    Position,
+    Resize,
+    Signal,
+    Spawn,
+    Spawned,
+    Stopped,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stubs.link.endpoint import Handler, Link
+    from stubs.link.loop import Loop
+    from stubs.node.capsule import Capsule
+    from stubs.node.sessions import GhostHandle, Session
+    from stubs.node.streams import Streams
+    from stubs.node.view import View
+    from stubs.wire.codec import Message
+
+_STATUS = struct.Struct("=Ii")  # pid, and errno if execve failed
+_PID = struct.Struct("=I")
+
+
+class Guest:
+    """One body."""
+
+    def __init__(self, spawn: Spawn, tag: int, session: Session, parent: GhostHandle) -> None:
+        """Begin as not yet exec'ed; `tag` is that of home's request."""
+        self.spawn = spawn
+        self.tag = tag  # 0 once it is answered
+        self.session = session
+        self.parent = parent
+        self.status_fd = -1
+        self.outputs: set[int] = set()
+        self.positions: list[Position] = []
+        self.exit: Exited | None = None
+        self.told = False  # home knows of the end
+        self.gone = False
+        self.stopped = False
+        self.traffic = (0, 0, 0)
+
+
+class Guests:
+    """The guests of this node."""
+
+    def __init__(
+        self, loop: Loop, link: Link, view: View, streams: Streams, capsule: Capsule
+    ) -> None:
+        """Begin with none."""
+        self._loop = loop
+        self._link = link
+        self._view = view
+        self._streams = streams
+        self._capsule = capsule
+        self._guests: dict[int, Guest] = {}
+        from_ghosts: dict[type[Message], Handler] = {
+            Stopped: self._stopped,
+            Continued: self._continued,
+            Position: self._position,
+            Exited: self._exited,
+            Gone: self._gone,
+        }
+        self._sessions = Sessions(loop, capsule.init, from_ghosts, self._ghost_lost)
+
+    @property
+    def count(self) -> int:
+        """Bodies of which something is left."""
+        return len(self._guests)
+
+    def handlers(self) -> dict[type[Message], Handler]:
+        """Return what the node does with home's messages about bodies."""
+        return {
+            Spawn: lambda message, tag, fds: self._settled(lambda: self._spawn(message, tag)),
+            Signal: lambda message, tag, fds: self._settled(lambda: self._signal(message)),
+            Kill: lambda message, tag, fds: self._kill(message),
+            Resize: lambda message, tag, fds: self._resize(message),
+        }
+
+    def close(self) -> None:
+        """Let go of everything; the capsule is about to end."""
+        self._sessions.close()
+        for guest in self._guests.values():
+            self._close_status(guest)
+        self._guests.clear()
+
+    def _settled(self, then: Callable[[], None]) -> None:
+        self._view.settled(then)
+
+    # from home
+
+    def _spawn(self, spawn: Spawn, tag: int) -> None:
+        if spawn.body in self._guests:
+            self._link.reply(tag, Error(errno.EEXIST, b"that body is here already"))
+            return
+        try:
+            session, parent = self._sessions.enter(spawn, self._open_terminal)
+        except OSError as error:
+            self._refuse(tag, error)
+            return
+        guest = Guest(spawn, tag, session, parent)
+        guest.traffic = self._traffic()
+        fds: list[int] = []
+        try:
+            self._give_descriptors(guest, fds)
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            self._sessions.leave(spawn)
+            self._refuse(tag, error)
+            return
+        foreground = self._takes_foreground(guest)
+        self._guests[spawn.body] = guest
+        guest.status_fd, status = os.pipe()
+        self._loop.watch(guest.status_fd, READ, lambda _: self._executed(guest))
+        parent.endpoint.post(Body(foreground, spawn.encode()), [status, *fds])
+        for item in spawn.descriptors:
+            if item.kind in (FD_STREAM_IN, FD_STREAM_BOTH):
+                self._streams.watch(item.ref, parent.endpoint)
+
+    def _refuse(self, tag: int, error: OSError) -> None:
+        self._link.reply(tag, Error(error.errno or errno.EIO, os.fsencode(str(error))))
+
+    def _open_terminal(self, spawn: Spawn) -> Terminal:
+        return Terminal(self._streams, self._capsule.pts, spawn)
+
+    def _give_descriptors(self, guest: Guest, fds: list[int]) -> None:
+        """Open the body's ends of its streams, in order, and last its terminal."""
+        spawn = guest.spawn
+        exclusive = set(spawn.exclusive)
+        opened: dict[int, int] = {}
+        for item in spawn.descriptors:
+            if item.kind not in STREAMS or item.share >= 0:
+                continue
+            if item.ref in opened:
+                fds.append(os.dup(opened[item.ref]))
+            else:
+                fds.append(
+                    self._streams.open(item.ref, item.kind, item.flags, item.ref in exclusive)
+                )
+                opened[item.ref] = fds[-1]
+            if item.kind in (FD_STREAM_OUT, FD_STREAM_BOTH):
+                guest.outputs.add(item.ref)
+        if spawn.termios and guest.session.terminal is not None:
+            guest.session.terminal.prepare(spawn)
+            guest.outputs.add(spawn.terminal)
+            fds.append(guest.session.terminal.open_peer())
+
+    def _takes_foreground(self, guest: Guest) -> int:
+        """Tell whether the body gets the terminal: always, unless that would take it from another.
+
+        A background job is stopped at home, where its terminal is, when it wants to read.
+        """
+        others = any(each.session is guest.session for each in self._guests.values())
+        return int(guest.spawn.foreground == guest.spawn.pgrp or not others)
+
+    def _signal(self, message: Signal) -> None:
+        guest = self._guests.get(message.body)
+        if guest is None:
+            return
+        terminal = guest.session.terminal
+        if message.signo == signal.SIGCONT and guest.stopped and terminal is not None:
+            # It may be in the foreground again; if it is not, home stops it should it read.
+            guest.session.leader.endpoint.request(
+                Foreground(guest.spawn.pgrp),
+                lambda _: guest.parent.endpoint.post(message),
+                [terminal.open_peer()],
+            )
+        else:
+            guest.parent.endpoint.post(message)
+
+    def _kill(self, message: Kill) -> None:
+        guest = self._guests.get(message.body)
+        if guest is not None:
+            guest.parent.endpoint.post(message)
+
+    def _resize(self, message: Resize) -> None:
+        guest = self._guests.get(message.body)
+        if guest is not None and guest.session.terminal is not None:
+            guest.session.terminal.resize(message.rows, message.columns)
+
+    # from ghosts
+
+    def _executed(self, guest: Guest) -> None:
+        """Read what the child said before execve, which has closed the pipe by now."""
+        data = os.read(guest.status_fd, 64)
+        more = b"more" if data else b""
+        while more:
+            more = os.read(guest.status_fd, 64)
+            data += more
+        self._close_status(guest)
+        tag, guest.tag = guest.tag, 0
+        if len(data) == _PID.size:
+            self._link.reply(tag, Spawned(_PID.unpack(data)[0]))
+            return
+        failure = _STATUS.unpack(data)[1] if len(data) == _STATUS.size else errno.EAGAIN
+        self._link.reply(tag, Error(failure, os.strerror(failure).encode()))
+        self._forget(guest)
+
+    def _stopped(self, message: Stopped, tag: int, fds: list[int]) -> None:
+        guest = self._guests.get(message.body)
+        if guest is not None:
+            guest.stopped = True
+            self._after_output(guest, message)
+
+    def _continued(self, message: Continued, tag: int, fds: list[int]) -> None:
+        guest = self._guests.get(message.body)
+        if guest is not None:
+            guest.stopped = False
+            self._after_output(guest, message)
+
+    def _after_output(self, guest: Guest, message: Message) -> None:
+        self._streams.drain(guest.outputs, lambda: None)
+        self._streams.send(message)
+
+    def _position(self, message: Position, tag: int, fds: list[int]) -> None:
+        guest = self._guests.get(message.body)
+        if guest is not None:
+            guest.positions.append(message)
+
+    def _exited(self, message: Exited, tag: int, fds: list[int]) -> None:
+        guest = self._guests.get(message.body)
+        if guest is None:
+            return
+        if guest.tag:
+            self._executed(guest)
+            if message.body not in self._guests:
+                return
+        guest.exit = message
+        if os.WIFSIGNALED(message.status):
+            # Whoever kills it does not wait for a reader that has stopped reading; what is in
+            # the pipes goes on as that reader takes it.
+            self._streams.drain(guest.outputs, lambda: None)
+            self._tell_exit(guest)
+        else:
+            self._streams.drain(guest.outputs, lambda: self._tell_exit(guest))
+
+    def _tell_exit(self, guest: Guest) -> None:
+        message = guest.exit
+        assert message is not None
+        for position in guest.positions:
+            self._streams.send(position)
+        now = self._traffic()
+        message.round_trips = (now[0] - guest.traffic[0]) & 0xFFFFFFFF
+        message.bytes_to_node = now[1] - guest.traffic[1]
+        message.bytes_to_home = now[2] - guest.traffic[2]
+        failure = self._view.take_failure()
+        if failure is not None:
+            message.errno, message.path = failure
+        self._streams.send(message)
+        guest.told = True
+        if guest.gone:
+            self._finish(guest)
+
+    def _gone(self, message: Gone, tag: int, fds: list[int]) -> None:
+        guest = self._guests.get(message.body)
+        if guest is not None:
+            guest.gone = True
+            if guest.told:
+                self._finish(guest)
+
+    def _finish(self, guest: Guest) -> None:
+        """Tell home that nothing is left, once the last output is on its way."""
+        self._streams.drain(guest.outputs, lambda: None)
+        self._streams.send(Gone(guest.spawn.body))
+        self._forget(guest)
+
+    def _forget(self, guest: Guest) -> None:
+        del self._guests[guest.spawn.body]
+        self._sessions.leave(guest.spawn)
+
+    def _ghost_lost(self, ghost: GhostHandle) -> None:
+        """Report the bodies of a ghost that was killed: they are killed with it."""
+        for guest in list(self._guests.values()):
+            if ghost in (guest.parent, guest.session.leader) and not guest.told:
+                self._lose(guest)
+
+    def _lose(self, guest: Guest) -> None:
+        if guest.tag:
+            # Nothing was written, or the body runs; either way its end is near.
+            self._executed(guest)
+        body = guest.spawn.body
+        if self._guests.get(body) is guest and guest.exit is None:
+            self._capsule.init.post(Kill(body))
+            guest.gone = True
+            guest.exit = Exited(body, signal.SIGKILL, 0, 0, 0, 0, 0, 0, 0, b"")
+            self._tell_exit(guest)
+
+    def _close_status(self, guest: Guest) -> None:
+        fd, guest.status_fd = guest.status_fd, -1
+        if fd >= 0:
+            self._loop.forget(fd)
+            os.close(fd)
+
+    def _traffic(self) -> tuple[int, int, int]:
+        return self._view.round_trips, self._view.bytes_in, self._view.bytes_out
