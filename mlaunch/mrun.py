@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from mlaunch import __version__
 from stubs.home.ending import MrunError, say
@@ -17,6 +16,8 @@ from stubs.home.launch import Given
 from stubs.home.options import Options
 from stubs.home.session import run
 
+# The module typing takes 5 ms to import.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
