@@ -51,7 +51,6 @@ def launch(small: Host, request: pytest.FixtureRequest) -> Launch:
         ("dd", "if=/dev/zero", "of=f", "bs=64k", "status=none", "oflag=append"),
         ("cp", "/bin/bash", "."),
         ("sh", "-c", "head -c 3000000 /dev/zero > f"),
-        ("tar", "cf", "f.tar", "-C", "/usr/bin", "."),
         ("python3", "-c", "with open('f', 'wb') as f: f.write(bytes(3000000))"),
         ("sort", "-o", "f", "/usr/lib/x86_64-linux-gnu/libc.so.6"),
         ("fallocate", "-l", "3000000", "f"),
