@@ -120,6 +120,10 @@ class Adoption:
         if access != os.O_RDONLY and not os.access(path, os.W_OK, effective_ids=True):
             self._contents.writers.keep(inode.id, os.dup(fd))
 
+    def holds(self, number: int) -> bool:
+        """Tell whether a body that has not ended yet inherits this inode."""
+        return number in self._adopted
+
     def disown(self, number: int) -> None:
         """Let go of an adopted inode."""
         count = self._adopted.pop(number, 0)

@@ -187,13 +187,7 @@ class Changes:
         finally:
             self._coherence.after((directory.wd, message.name))
         inode = self._tree.table.place(directory, message.name, os.fstat(fd))
-        if access == os.O_RDONLY:
-            self._contents.readers.put(inode.id, fd)
-        else:
-            # With this mode it could not be opened again; it is open for its creator only.
-            needed = 0o200 if access == os.O_WRONLY else 0o600
-            keep = mode & needed != needed and not self._tree.credentials.almighty
-            self._contents.add_writer(inode, fd, keep)
+        self._contents.add_created(inode, fd, access, mode)
         return self._found(directory, message.name)
 
     def _open_existing(self, directory: Directory, message: Create) -> Message:

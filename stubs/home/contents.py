@@ -62,16 +62,13 @@ class Contents:
         """Return a descriptor to read from, borrowed; OSError as open(2)."""
         fd = self.readers.get(inode.id)
         if fd is None:
-            fd = self._open_reader(inode)
-            if fd is None:
-                return self.writers.get(inode.id) or -1
-            self.readers.put(inode.id, fd)
+            fd = self.readers.put(inode.id, self._open_reader(inode))
             self.start_idling()
             if inode.nlink > 1:
                 self._coherence.watch_file(inode)
         return fd
 
-    def _open_reader(self, inode: Inode) -> int | None:
+    def _open_reader(self, inode: Inode) -> int:
         if inode.kind != stat.S_IFREG:
             number = errno.EISDIR if inode.kind == stat.S_IFDIR else errno.EINVAL
             raise OSError(number, os.strerror(number))
@@ -82,10 +79,6 @@ class Contents:
         try:
             return self._tree.open_again(inode, os.O_RDONLY)
         except PermissionError:
-            # Created for reading and writing with a mode that allows neither.
-            fd = self.writers.get(inode.id)
-            if fd is not None:
-                return None
             if inode.revoked and inode.held:
                 return self._open_regardless(inode, os.O_RDONLY, stat.S_IRUSR)
             raise
@@ -99,7 +92,7 @@ class Contents:
             if self._tree.readonly(inode):
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS))
             fd = self._open_writer(inode)
-            self.add_writer(inode, fd)
+            self._add_writer(inode, fd)
         return fd
 
     def _open_writer(self, inode: Inode) -> int:
@@ -128,11 +121,20 @@ class Contents:
         finally:
             os.chmod(path, mode)
 
-    def add_writer(self, inode: Inode, fd: int, keep: bool = False) -> None:
-        """Take over a descriptor open for writing; `keep` it until no body has the file open."""
-        if keep:
-            self.writers.keep(inode.id, fd)
+    def add_created(self, inode: Inode, fd: int, access: int, mode: int) -> None:
+        """Take over the descriptor with which a file was made."""
+        if access == os.O_RDONLY:
+            self.readers.put(inode.id, fd)
             return
+        # What its mode would not let us open again is kept until no body has it open.
+        if mode & 0o200 or self._tree.credentials.almighty:
+            self._add_writer(inode, fd)
+        else:
+            self.writers.keep(inode.id, fd)
+        if access == os.O_RDWR and not (mode & 0o400 or self._tree.credentials.almighty):
+            self.readers.keep(inode.id, os.dup(fd))
+
+    def _add_writer(self, inode: Inode, fd: int) -> None:
         self.writers.put(inode.id, fd)
         if self._writer_timer is None:
             self._writer_timer = self._loop.call_later(WRITER_SECONDS, self._age_writers)
@@ -170,6 +172,7 @@ class Contents:
         inode.held = False
         inode.revoked = False
         self.writers.drop(inode.id)
+        self.readers.drop_kept(inode.id)
         if inode is not self._tree.root:
             self._tree.paths.release(inode.id)
             self.start_idling()

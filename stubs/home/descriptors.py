@@ -78,6 +78,10 @@ class FdCache:
     def drop(self, number: int) -> None:
         """Close what there is for this inode."""
         self.drop_passing(number)
+        self.drop_kept(number)
+
+    def drop_kept(self, number: int) -> None:
+        """Close what is kept for this inode."""
         fd = self._kept.pop(number, None)
         if fd is not None:
             self._close(number, fd)

@@ -253,7 +253,7 @@ class FileService:
 
     def _statfs(self, message: Statfs) -> Message:
         inode = self._tree.table.get(message.id)
-        found = os.fstatvfs(self._tree.path_fd(inode))
+        found = os.statvfs(self._tree.path_fd(inode))
         return Filesystem(
             found.f_bsize,
             found.f_frsize,
@@ -363,13 +363,15 @@ class FileService:
     def _unhold(self, message: Unhold, tag: int, _: list[int]) -> None:
         for number in message.ids:
             inode = self._tree.table.find(number)
-            if inode is not None:
+            if inode is not None and not self._adoption.holds(number):
                 self._contents.unhold(inode)
 
     def _forget(self, message: Forget, tag: int, _: list[int]) -> None:
         for number in message.ids:
             inode = self._tree.table.find(number)
-            if inode is not None and inode is not self._tree.root:
+            if inode is None or inode is self._tree.root:
+                continue
+            if not self._adoption.holds(number):
                 self._contents.unhold(inode)
                 self._forget_inode(inode)
 

@@ -65,10 +65,10 @@ class Credentials:
     def rights(self, status: os.stat_result, directory: int, name: bytes) -> int:
         """Return R | W | X as faccessat(AT_EACCESS) would allow them for `name` in `directory`."""
         mode = status.st_mode
-        if stat.S_ISLNK(mode):
-            return R | W | X
         if self.almighty:
             return R | W | (X if mode & 0o111 or stat.S_ISDIR(mode) else 0)
+        if stat.S_ISLNK(mode):
+            return R | W | X
         if status.st_uid == self.uid:
             return mode >> 6 & 7
         other = mode & 7

@@ -134,7 +134,7 @@ class InodeTable:
         else:
             inode = Inode(number, dev, ino, kind)
         self._ids[number] = inode
-        self._devices.setdefault(dev, numbers)[ino] = inode
+        numbers[ino] = inode
         return inode
 
     def place(self, parent: Directory, name: bytes, status: os.stat_result) -> Inode:
@@ -191,16 +191,14 @@ class InodeTable:
         numbers = self._devices.get(inode.dev)
         if numbers is not None and numbers.get(inode.ino) is inode:
             del numbers[inode.ino]
-            if not numbers:
-                del self._devices[inode.dev]
 
     def surplus(self) -> list[Inode]:
-        """Return some of the oldest files to be retired when there are too many, else nothing."""
+        """Return some of the oldest inodes to be dropped when there are too many, else nothing."""
         if len(self._ids) <= MAX_INODES:
             return []
         found = []
         for inode in self._ids.values():
-            if inode.kind != stat.S_IFDIR and not inode.held:
+            if not inode.held and not (isinstance(inode, Directory) and inode.children):
                 found.append(inode)
                 if len(found) >= MAX_INODES // 8:
                     break

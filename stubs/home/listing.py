@@ -31,8 +31,8 @@ MAX_NAMES = 1 << 20
 # What an entry takes besides its name and target.
 _ENTRY_BYTES = 96
 
-# d_type of a name whose attributes are not to be had, include/uapi/linux/fs.h DT_* << 12.
-_NO_ATTR = Attr(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4096, 0, 0)
+# Stands for attributes that are not to be had: id 0, a regular file without permissions.
+_NO_ATTR = Attr(0, 0, 0, 0, 0, 0, 0, stat.S_IFREG, 0, 0, 0, 0, 4096, 0, 0)
 
 
 class Listings:
@@ -58,6 +58,7 @@ class Listings:
             names = self._names(directory)
         entries = self._part(directory, names)
         for inode in self._tree.table.surplus():
+            self._coherence.forget(inode)
             self._tree.drop(inode)
         cookie = self._keep(directory, names)
         return Listing(self._tree.attributes(directory), cookie, entries)
@@ -77,24 +78,23 @@ class Listings:
         return names
 
     def _part(self, directory: Directory, names: list[bytes]) -> list[Entry]:
+        tree = self._tree
+        view, fs = tree.view(directory), tree.filesystem(directory)
+        fd = tree.path_fd(directory)
         entries: list[Entry] = []
         size = 0
         while names and size < PART_BYTES:
             name = names.pop()
-            entry = self._entry(directory, name)
-            if entry is not None:
-                entries.append(entry)
-                size += _ENTRY_BYTES + len(name) + len(entry.target)
+            try:
+                entry = tree.entry_at(directory, fd, view, fs, name)
+            except FileNotFoundError:
+                continue  # removed meanwhile; the watch on the directory tells of it
+            except PermissionError:
+                # Readable but not searchable: the names are all there is to be had.
+                entry = Entry(name, _NO_ATTR, b"")
+            entries.append(entry)
+            size += _ENTRY_BYTES + len(name) + len(entry.target)
         return entries
-
-    def _entry(self, directory: Directory, name: bytes) -> Entry | None:
-        try:
-            return self._tree.entry(directory, name)
-        except FileNotFoundError:
-            return None  # removed meanwhile; the watch on the directory tells of it
-        except PermissionError:
-            # Readable but not searchable: the names are all there is to be had.
-            return Entry(name, _NO_ATTR._replace(mode=stat.S_IFREG), b"")
 
     def _keep(self, directory: Directory, names: list[bytes]) -> int:
         if not names:

@@ -228,10 +228,12 @@ class Tree:
 
     def attributes(self, inode: Inode) -> Attr:
         """Return the attributes of `inode` as they are now."""
-        if inode.parent is None:
+        parent = inode.parent
+        if parent is None:
             return self._lone_attributes(inode)
         status = self.status(inode)
-        return self.describe(inode.parent, inode.name, inode, status)
+        view, fs = self.view(parent), self.filesystem(parent)
+        return self.describe(parent, self.path_fd(parent), view, fs, inode.name, inode, status)
 
     def _lone_attributes(self, inode: Inode) -> Attr:
         """Attributes of the root, or of a file that has no name any more."""
@@ -245,16 +247,22 @@ class Tree:
         return self._attr(inode, status, rights, self._volatile(inode))
 
     def describe(
-        self, parent: Directory, name: bytes, inode: Inode, status: os.stat_result
+        self,
+        parent: Directory,
+        directory: int,
+        view: View,
+        fs: Filesystem,
+        name: bytes,
+        inode: Inode,
+        status: os.stat_result,
     ) -> Attr:
-        """Return the attributes of `inode`, found at `name` with `status`."""
-        view = parent.view
-        fs = parent.fs
-        if view is None or fs is None or parent.generation != self.generation:
-            view = self.view(parent)
-            fs = self.filesystem(parent)
-        rights = self.credentials.rights(status, self.path_fd(parent), name)
-        if rights & W and (view.readonly_name(name) or fs.readonly):
+        """Return the attributes of `inode`, found at `name` with `status`.
+
+        `directory`, `view` and `fs` are those of `parent`: who describes all names in it gets
+        them once.
+        """
+        rights = self.credentials.rights(status, directory, name)
+        if rights & W and (fs.readonly or view.readonly_name(name)):
             rights &= ~W
         if fs.noexec and rights & X and inode.kind == stat.S_IFREG:
             rights &= ~X
@@ -310,19 +318,29 @@ class Tree:
         if view.empty or name in view.hidden:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
         status = os.stat(name, dir_fd=self.path_fd(directory), follow_symlinks=False)
-        self.check_secret(status)
-        return self.table.place(directory, name, status), status
-
-    def check_secret(self, status: os.stat_result) -> None:
-        """Raise FileNotFoundError for a hidden file under whatever name."""
         if self.policy.is_secret(status.st_dev, status.st_ino):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        return self.table.place(directory, name, status), status
 
     def entry(self, directory: Directory, name: bytes) -> Entry:
         """Return the entry for `name`; FileNotFoundError as `find`."""
-        inode, status = self.find(directory, name)
-        attr = self.describe(directory, name, inode, status)
+        check_name(name)
+        view = self.view(directory)
+        if view.empty or name in view.hidden:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        fs = self.filesystem(directory)
+        return self.entry_at(directory, self.path_fd(directory), view, fs, name)
+
+    def entry_at(
+        self, parent: Directory, directory: int, view: View, fs: Filesystem, name: bytes
+    ) -> Entry:
+        """Return the entry for a name that may be shown, as `entry`."""
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if self.policy.is_secret(status.st_dev, status.st_ino):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        inode = self.table.place(parent, name, status)
+        attr = self.describe(parent, directory, view, fs, name, inode, status)
         target = b""
         if inode.kind == stat.S_IFLNK:
-            target = os.readlink(name, dir_fd=self.path_fd(directory))
+            target = os.readlink(name, dir_fd=directory)
         return Entry(name, attr, target)

@@ -1,0 +1,33 @@
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.file_peer import Peer
+
+
+@pytest.fixture(autouse=True)
+def _same_umask() -> Iterator[None]:
+    umask = os.umask(0o22)
+    yield
+    os.umask(umask)
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Iterator[Peer]:
+    peer = Peer(str(tmp_path))
+    yield peer
+    assert not peer.lost
+    peer.close()
+
+
+@pytest.fixture
+def open_dir() -> Iterator[Path]:
+    """Return a directory that ordinary users can reach."""
+    path = Path(tempfile.mkdtemp(prefix="files-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
