@@ -61,6 +61,7 @@ class Guest:
         self.session = session
         self.parent = parent
         self.status_fd = -1
+        self.status = b""
         self.outputs: set[int] = set()
         self.positions: list[Position] = []
         self.exit: Exited | None = None
@@ -146,6 +147,8 @@ class Guests:
         for item in spawn.descriptors:
             if item.kind in (FD_STREAM_IN, FD_STREAM_BOTH):
                 self._streams.watch(item.ref, parent.endpoint)
+        if session.terminal is not None:
+            session.terminal.ask(session.leader.endpoint)
 
     def _refuse(self, tag: int, error: OSError) -> None:
         self._link.reply(tag, Error(error.errno or errno.EIO, os.fsencode(str(error))))
@@ -211,12 +214,13 @@ class Guests:
     # from ghosts
 
     def _executed(self, guest: Guest) -> None:
-        """Read what the child said before execve, which has closed the pipe by now."""
-        data = os.read(guest.status_fd, 64)
-        more = b"more" if data else b""
-        while more:
-            more = os.read(guest.status_fd, 64)
-            data += more
+        """Read what the child says before execve, which closes the pipe; then home is told."""
+        more = os.read(guest.status_fd, 64)
+        if more:
+            # Its pid; execve may still need the view, which is served here.
+            guest.status += more
+            return
+        data = guest.status
         self._close_status(guest)
         tag, guest.tag = guest.tag, 0
         if len(data) == _PID.size:
@@ -251,7 +255,7 @@ class Guests:
         guest = self._guests.get(message.body)
         if guest is None:
             return
-        if guest.tag:
+        while guest.tag:
             self._executed(guest)
             if message.body not in self._guests:
                 return
@@ -305,7 +309,7 @@ class Guests:
                 self._lose(guest)
 
     def _lose(self, guest: Guest) -> None:
-        if guest.tag:
+        while guest.tag:
             # Nothing was written, or the body runs; either way its end is near.
             self._executed(guest)
         body = guest.spawn.body
