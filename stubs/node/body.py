@@ -6,11 +6,13 @@ child. Whatever a program can see of how it was started is set here, from what h
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
 import stat
 import struct
+import sys
 
 from stubs.abi.sigaction import ignore_only, set_mask
 from stubs.abi.termbits import set_foreground
@@ -156,6 +158,9 @@ def become(spawn: Spawn, inherited: Inheritance, status: int, foreground: bool) 
         execve(spawn.exe, argv, env)
     except OSError as error:
         os.write(status, _ERRNO.pack(error.errno or 0))
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        os.write(status, _ERRNO.pack(errno.EIO))
     finally:
         os._exit(127)
 

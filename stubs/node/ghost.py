@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 
 from stubs.abi.prctl import PR_SET_CHILD_SUBREAPER, prctl
 from stubs.abi.sched import clone_with_pid
@@ -131,6 +132,10 @@ class GhostProcess:
     # starting
 
     def _ghost(self, message: Ghost, tag: int, fds: list[int]) -> None:
+        if message.pid in self._ghosts:
+            # The agent has let go of that one, and needs its pid again.
+            os.waitpid(message.pid, 0)
+            self._ghosts.discard(message.pid)
         pid = fork_as(message.pid)
         if pid == 0:
             _run_ghost(message.leader, fds)
@@ -278,6 +283,9 @@ def _run_ghost(leader: int, fds: list[int]) -> None:
         loop = Loop()
         GhostProcess(loop).listen(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds[0]))
         loop.run()
+    except BaseException:
+        # What is printed goes to the agent's standard error, which home shows.
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(1)
 

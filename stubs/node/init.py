@@ -125,6 +125,8 @@ def main(sock: socket.socket) -> None:
     """Be the capsule's init; never returns."""
     try:
         Init(sock).run()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(1)
 

@@ -1,0 +1,279 @@
+"""A bed for the node's side: a real agent, a small directory tree for home, and this test as home.
+
+The agent is a process of its own, started as the node `local` is; the test process serves files
+to it (stubs.home.files) from a directory that holds a few programs with their libraries, and
+sees every message about bodies and streams as home would. Nothing of the machine's own tree is
+served.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stubs.abi.mount import MS_BIND, MS_PRIVATE, MS_REC, mount
+from stubs.abi.prctl import PR_SET_PDEATHSIG, prctl
+from stubs.abi.sched import CLONE_NEWNS, unshare
+from stubs.home.files import FileService
+from stubs.home.policy import ExportPolicy
+from stubs.link.endpoint import Endpoint, Link
+from stubs.link.loop import Loop
+from stubs.link.stream import PipeStream
+from stubs.wire.codec import Descriptor, Message
+from stubs.wire.messages import (
+    FD_STREAM_OUT,
+    MESSAGES,
+    Error,
+    Exited,
+    Gone,
+    Hello,
+    Kill,
+    Load,
+    Spawn,
+    Spawned,
+    StreamData,
+    StreamEnd,
+    StreamTaken,
+    Welcome,
+)
+from stubs.wire.version import VERSION
+
+M = TypeVar("M", bound=Message)
+
+DEADLINE_SECONDS = 20.0
+TOKEN = b"t" * 32
+PACKAGES = str(Path(__file__).parents[2])
+PROGRAMS = ("bash", "cat", "head", "sleep", "stty", "tty", "id", "env", "perl", "true", "yes")
+
+_START = (
+    "import sys; sys.path.insert(0, {!r}); from stubs.link.loader import enter; "
+    "enter('stubs.node.agent')"
+)
+
+PID = 24013
+PARENT = 24010
+SESSION = 24000
+
+
+def make_home(root: Path) -> None:
+    """Fill `root` with a few programs and what they need."""
+    for name in ("proc", "sys", "dev", "tmp", "bin", "work"):
+        (root / name).mkdir()
+    (root / "tmp").chmod(0o1777)
+    (root / "work").chmod(0o777)
+    for name in PROGRAMS:
+        program = shutil.which(name)
+        assert program is not None
+        shutil.copy(program, root / "bin" / name)
+        for word in subprocess.run(
+            ["ldd", program], capture_output=True, text=True, check=False
+        ).stdout.split():
+            if word.startswith("/"):
+                copy = root / word[1:]
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                if not copy.exists():
+                    shutil.copy(word, copy)
+    (root / "bin" / "sh").symlink_to("bash")
+
+
+class Bed:
+    """Home, in this process, with one agent."""
+
+    def __init__(
+        self,
+        root: Path,
+        home_uid: int = 0,
+        node_uid: int = 0,
+        fuse_mode: int | None = 0o666,
+        hostname: bytes = b"homehost",
+    ) -> None:
+        """Start an agent as `node_uid`, with /dev/fuse of that mode (None: without it)."""
+        self.root = root
+        self.loop = Loop()
+        self.got: list[Message] = []
+        self.lost: list[str] = []
+        self.output: dict[int, bytearray] = {}
+        here, there = socket.socketpair()
+        self.agent = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-E", "-c", _START.format(PACKAGES)],
+            stdin=there.fileno(),
+            stdout=there.fileno(),
+            cwd="/",
+            env={"PATH": "/usr/bin:/bin", "HOME": str(root / "work")},
+            preexec_fn=lambda: _become_node_user(node_uid, fuse_mode),
+        )
+        there.close()
+        here.sendall(TOKEN)
+        fd = here.detach()
+        self.files = FileService(self.loop, ExportPolicy([]), os.fsencode(root))
+        handlers: dict[type[Message], Any] = dict.fromkeys(MESSAGES.values(), self._note)
+        handlers.update(self.files.handlers())
+        handlers[StreamData] = self._data
+        self.rpc = Endpoint(self.loop, PipeStream(fd, fd), handlers, self.lost.append, "node")
+        self.link = Link(self.rpc)
+        self.files.attach(self.link)
+        hello = Hello(VERSION, home_uid, home_uid, 32768, hostname, self.files.root_attr())
+        answer = self.ask(hello)
+        assert isinstance(answer, Welcome), answer
+        self.welcome = answer
+
+    def close(self) -> None:
+        """End the agent by the end of its link, and wait for it."""
+        self.rpc.close("the test ends")
+        self.files.close()
+        try:
+            assert self.agent.wait(timeout=DEADLINE_SECONDS) == 0
+        finally:
+            self.agent.kill()
+            self.agent.wait()
+
+    def _note(self, message: Message, tag: int, fds: list[int]) -> None:
+        if not isinstance(message, Load):
+            self.got.append(message)
+
+    def _data(self, message: StreamData, tag: int, fds: list[int]) -> None:
+        self.got.append(message)
+        self.output.setdefault(message.stream, bytearray()).extend(message.data)
+        self.link.post(StreamTaken(message.stream, len(message.data)))
+
+    # waiting
+
+    def until(self, condition: Callable[[], Any], what: str = "it did not happen") -> None:
+        """Turn the loop until `condition` holds."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not condition():
+            assert not self.lost, self.lost
+            assert time.monotonic() < deadline, f"{what}; got {self.got}"
+            self.loop.turn(0.05)
+
+    def ask(self, message: Message) -> Message:
+        """Send a request and return the answer."""
+        answers: list[Message] = []
+        self.link.request(message, answers.append)
+        self.until(lambda: answers, f"no answer to {type(message).__name__}")
+        return answers[0]
+
+    def all(self, kind: type[M]) -> list[M]:
+        """Return the messages of that kind that came."""
+        return [message for message in self.got if isinstance(message, kind)]
+
+    def wait_for(self, kind: type[M], **fields: Any) -> M:
+        """Wait for a message of that kind with those fields."""
+
+        def found() -> list[M]:
+            return [
+                message
+                for message in self.all(kind)
+                if all(getattr(message, name) == value for name, value in fields.items())
+            ]
+
+        self.until(found, f"no {kind.__name__} {fields}")
+        return found()[0]
+
+    # bodies
+
+    def spawn(self, *argv: str | bytes, **fields: Any) -> Message:
+        """Start a body and return the answer."""
+        return self.ask(make_spawn(*argv, **fields))
+
+    def run(self, *argv: str | bytes, **fields: Any) -> tuple[int, bytes]:
+        """Run a body to its end; return its wait status and what it wrote to fds 1 and 2."""
+        body = fields.get("body", PID)
+        number = self.free_stream()
+        fields.setdefault("descriptors", [])
+        fields["descriptors"] = [
+            *fields["descriptors"],
+            stream(1, FD_STREAM_OUT, number),
+            Descriptor(2, FD_STREAM_OUT, number, os.O_WRONLY, 0, 1, b""),
+        ]
+        del self.got[:]
+        answer = self.spawn(*argv, **fields)
+        assert isinstance(answer, Spawned), answer
+        exited = self.wait_for(Exited, body=body)
+        self.wait_for(Gone, body=body)
+        self.wait_for(StreamEnd, stream=number)
+        return exited.status, bytes(self.output.get(number, b""))
+
+    def free_stream(self) -> int:
+        """Return a stream number that was not used yet."""
+        self._last_stream = getattr(self, "_last_stream", 1000) + 1
+        return self._last_stream
+
+    def kill(self, body: int = PID) -> None:
+        """Kill a body and wait until nothing is left of it."""
+        self.link.post(Kill(body))
+        self.wait_for(Gone, body=body)
+
+
+def stream(fd: int, kind: int, number: int, flags: int | None = None) -> Descriptor:
+    """Return a record of a stream as a descriptor of a body."""
+    if flags is None:
+        flags = os.O_WRONLY if kind == FD_STREAM_OUT else os.O_RDONLY
+    return Descriptor(fd, kind, number, flags, 0, -1, b"")
+
+
+def make_spawn(*argv: str | bytes, **fields: Any) -> Spawn:
+    """Return a Spawn of a program in /bin, everything usual unless named."""
+    words = [os.fsencode(word) for word in argv]
+    limits: list[int] = []
+    for number in range(16):
+        limits += [value & 0xFFFFFFFFFFFFFFFF for value in resource.getrlimit(number)]
+    values: dict[str, Any] = {
+        "body": PID,
+        "ppid": PARENT,
+        "pgrp": PARENT,
+        "sid": SESSION,
+        "umask": 0o022,
+        "nice": 0,
+        "blocked": 0,
+        "ignored": 0,
+        "cwd_id": 1,
+        "rows": 0,
+        "columns": 0,
+        "terminal": 0,
+        "foreground": 0,
+        "exe": b"/bin/" + words[0],
+        "cwd": b"/",
+        "termios": b"",
+        "argv": words,
+        "env": [b"PATH=/bin", b"LC_ALL=C"],
+        "limits": limits,
+        "exclusive": [],
+        "descriptors": [],
+    }
+    values.update(fields)
+    return Spawn(**values)
+
+
+def refused(answer: Message) -> int:
+    """Return the errno of a refusal."""
+    assert isinstance(answer, Error), answer
+    return answer.errno
+
+
+def _become_node_user(uid: int, fuse_mode: int | None) -> None:
+    """Give the agent a /dev/fuse of its own, and its user."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    unshare(CLONE_NEWNS)
+    mount(b"none", b"/", b"none", MS_REC | MS_PRIVATE)
+    if fuse_mode is None:
+        mount(b"/dev/null", b"/dev/fuse", b"none", MS_BIND)
+    else:
+        mount(b"tmpfs", b"/mnt", b"tmpfs", 0)
+        os.mknod("/mnt/fuse", 0o020000 | fuse_mode, os.makedev(10, 229))
+        os.chmod("/mnt/fuse", fuse_mode)
+        mount(b"/mnt/fuse", b"/dev/fuse", b"none", MS_BIND)
+    if uid:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
