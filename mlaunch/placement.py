@@ -122,7 +122,8 @@ def finish_s(program: Program, node: NodeState, home: NodeState) -> float:
     """Return the seconds after which the program would end on `node`, as far as one can tell."""
     speed = 1.0
     if node.speed and home.speed:
-        speed = node.speed / home.speed
+        # A node is an untrusted source of this number.
+        speed = min(100.0, max(0.01, node.speed / home.speed))
         if 1 / SPEED_NOISE <= speed <= SPEED_NOISE:
             speed = 1.0
     trips = program.round_trips + START_ROUND_TRIPS if node.name != HOME else 0
