@@ -17,7 +17,7 @@ import struct
 import sys
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlaunch import __version__, config, process
 from mlaunch.errors import LaunchError
@@ -61,10 +61,14 @@ class Pending:
 class Daemon:
     """Answers mruns and the mlaunch command."""
 
-    def __init__(self, listener: socket.socket) -> None:
-        """Serve those who connect to `listener`."""
+    def __init__(self, listener: socket.socket, lock: int) -> None:
+        """Serve those who connect to `listener`; `lock` is kept open until the end."""
         self._loop = Loop()
         self._listener = listener
+        self._lock = lock
+        self._sources = _sources()
+        self._leave_now = False
+        self._leave_idle = False
         self._config_stamp: tuple[int, ...] | None = None
         self._config_error: LaunchError | None = None
         self._inventory = Inventory(self._loop, self._settle)
@@ -80,41 +84,70 @@ class Daemon:
 
     def run(self) -> None:
         """Serve until idle for long enough, or told to stop."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGUSR1, self._on_signal)
         self._read_config()
         self._tick()
         self._loop.run()
 
+    def _on_signal(self, number: int, frame: object) -> None:
+        # Seen at the next tick: a handler may interrupt anything.
+        self._leave_now |= number == signal.SIGTERM
+        self._leave_idle |= number == signal.SIGUSR1
+
     # who connects
 
     def _accept(self, _: int) -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:
             sock, _address = self._listener.accept()
-            _, uid, _ = struct.unpack(
-                "iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            )
-            if uid != os.getuid():
-                sock.close()
-                return
-            self._used = time.monotonic()
-            client = Endpoint(
-                self._loop,
-                SocketStream(sock),
-                {
-                    Place: lambda message, tag, fds: self._place(client, message, tag),
-                    Query: lambda message, tag, fds: self._query(client, message, tag),
-                },
-                lambda reason: self._clients.discard(client),
-                "client",
-            )
-            self._clients.add(client)
+        except BlockingIOError:
+            return
+        pid, uid, _gid = struct.unpack(
+            "iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        )
+        if uid != os.getuid():
+            sock.close()
+            return
+        if self._idle() and _sources() != self._sources:
+            self._begin_again(sock)
+        _adopt_ssh_agent(pid)
+        self.welcome(sock)
+
+    def welcome(self, sock: socket.socket) -> None:
+        """Serve a client."""
+        self._used = time.monotonic()
+        client = Endpoint(
+            self._loop,
+            SocketStream(sock),
+            {
+                Place: lambda message, tag, fds: self._place(client, message, tag),
+                Query: lambda message, tag, fds: self._query(client, message, tag),
+            },
+            lambda reason: self._clients.discard(client),
+            "client",
+        )
+        self._clients.add(client)
+
+    def _idle(self) -> bool:
+        return not (self._pending or self._clients or self._inventory.guests)
+
+    def _begin_again(self, sock: socket.socket) -> NoReturn:
+        """Become the daemon of the sources as they are now; `sock` is a client, still unheard."""
+        self._inventory.close()
+        kept = [self._listener.fileno(), self._lock, sock.fileno()]
+        for fd in kept:
+            os.set_inheritable(fd, True)
+        sys.stderr.flush()
+        runtime.exec_daemon([str(fd) for fd in kept])
 
     def _tick(self) -> None:
         """Once a second: sample home's load, and see whether anybody needs us."""
         self._load.sample()
         now = time.monotonic()
-        if self._pending or self._inventory.guests or self._clients:
+        if not self._idle():
             self._used = now
-        if now - self._used > self._inventory.config.idle_s:
+        idle = now - self._used
+        if self._leave_now or idle > (0 if self._leave_idle else self._inventory.config.idle_s):
             self._stop()
             return
         self._loop.call_later(1.0, self._tick)
@@ -252,14 +285,13 @@ class Daemon:
         wanted = self._wanted(place)
         only = tuple(item.decode(errors="replace") for item in place.only)
         states = [member.placement() for member in wanted]
-        speed = max((state.speed for state in states), default=0.0)
         # `local` is this machine: comparing it with home would be comparing home with itself.
         embedded = any(member.name == LOCAL.name for member in wanted)
         options = Options(
             home_bias=self._inventory.config.home_bias,
             allow_home=not embedded and not place.strict and (not only or HOME in only),
         )
-        return rank(Program(), self._load.state(speed), states, options)
+        return rank(Program(), self._load.state(), states, options)
 
     def _why_home(self, place: Place, ranking: list[Candidate]) -> str:
         reasons = "; ".join(f"{item.name}: {item.reason}" for item in ranking)
@@ -358,14 +390,29 @@ class Daemon:
         self._stop()
 
 
+def _adopt_ssh_agent(pid: int) -> None:
+    """Use the client's SSH agent when our own has gone with its login session."""
+    own = os.environ.get("SSH_AUTH_SOCK")
+    if own and os.path.exists(own):
+        return
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            variables = file.read().split(b"\0")
+    except OSError:
+        return  # it has ended by now
+    for variable in variables:
+        name, _, value = variable.partition(b"=")
+        if name == b"SSH_AUTH_SOCK" and value:
+            os.environ["SSH_AUTH_SOCK"] = os.fsdecode(value)
+
+
 def _refuse(client: Endpoint, tag: int, error: LaunchError) -> None:
     client.reply(tag, Refused(error.exit_code, error.text.encode(), error.hint.encode()))
 
 
 def _take_lock() -> int | None:
     """Return the lock that makes us the daemon, or None when there is another."""
-    path = runtime.socket_path()[: -len("sock")] + "lock"
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    lock = os.open(runtime.lock_path(), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -376,18 +423,39 @@ def _take_lock() -> int | None:
     return lock
 
 
-def main() -> None:
-    """Be the daemon, unless there is one; called in a process that runtime.start_daemon made."""
-    process.reset_signals()
-    process.raise_limits()
-    # Link processes report before they end; nobody waits for them.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    if _take_lock() is None:
-        os.write(runtime.READY_FD, b"?")
-        return
-    process.set_name("mlaunch: daemon")
-    if os.fstat(2).st_size > LONGEST_LOG:
-        os.ftruncate(2, 0)
+def _retire_older() -> None:
+    """Ask daemons of older protocol versions to leave as soon as they are idle."""
+    for version in range(1, VERSION):
+        try:
+            lock = os.open(runtime.lock_path(version), os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Locked: the number in it is that of a daemon which lives.
+            number = os.read(lock, 20).strip()
+            if number.isdigit():
+                os.kill(int(number), signal.SIGUSR1)
+        finally:
+            os.close(lock)
+
+
+def _sources() -> tuple[int, float]:
+    """Return the number of our source files and the time of the last change to one of them."""
+    count, latest = 0, 0.0
+    for top in ("mlaunch", "stubs"):
+        for folder, folders, files in os.walk(os.path.join(runtime.PACKAGES, top)):
+            folders[:] = [name for name in folders if name != "__pycache__"]
+            for file in files:
+                if file.endswith(".py"):
+                    count += 1
+                    latest = max(latest, os.stat(os.path.join(folder, file)).st_mtime)
+    return count, latest
+
+
+def _listen() -> socket.socket:
+    """Return the listening socket of a daemon that begins, and say that it listens."""
     path = runtime.socket_path()
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
@@ -396,7 +464,34 @@ def main() -> None:
     listener.listen(128)
     os.write(runtime.READY_FD, b"!")
     os.close(runtime.READY_FD)
+    return listener
+
+
+def main() -> None:
+    """Be the daemon, unless there is one; called in a process that runtime.start_daemon made.
+
+    With the numbers of the listening socket, of the lock and of a client's socket as arguments it
+    is the daemon that it was before, of newer sources.
+    """
+    process.reset_signals()
+    process.raise_limits()
+    # Link processes report before they end; nobody waits for them.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    inherited = [int(number) for number in sys.argv[1:]]
+    if inherited:
+        daemon = Daemon(socket.socket(fileno=inherited[0]), inherited[1])
+        daemon.welcome(socket.socket(fileno=inherited[2]))
+    else:
+        lock = _take_lock()
+        if lock is None:
+            os.write(runtime.READY_FD, b"?")
+            return
+        if os.fstat(2).st_size > LONGEST_LOG:
+            os.ftruncate(2, 0)
+        daemon = Daemon(_listen(), lock)
+        _retire_older()
+    process.set_name("mlaunch: daemon")
     try:
-        Daemon(listener).run()
+        daemon.run()
     finally:
         sys.stderr.flush()

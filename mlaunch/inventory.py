@@ -21,7 +21,7 @@ from mlaunch.config import Config, Node
 from mlaunch.placement import NodeState
 from stubs.link.endpoint import Endpoint
 from stubs.link.stream import SocketStream
-from stubs.wire.messages import Attach, Quit, Report
+from stubs.wire.messages import Attach, Gone, Quit, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +57,7 @@ class Member:
         self.hopeful = True  # no attempt has failed since it was last ready
         self.retry: Timer | None = None
         self.retry_s = RETRY_FIRST_S
-        self._reserved: list[float] = []
+        self._reserved: dict[int, float] = {}
 
     @property
     def name(self) -> str:
@@ -88,14 +88,18 @@ class Member:
         """Return the seconds since the last link ended."""
         return time.monotonic() - self.failed_at
 
-    def reserve(self) -> None:
-        """Count one more body, until the load shows it."""
-        self._reserved.append(time.monotonic())
+    def reserve(self, pid: int) -> None:
+        """Count one more body, until the load shows it or it has gone."""
+        self._reserved[pid] = time.monotonic()
+
+    def release(self, pid: int) -> None:
+        """Count that body no more."""
+        self._reserved.pop(pid, None)
 
     def placement(self) -> NodeState:
         """Return what placement wants to know."""
         horizon = time.monotonic() - RESERVED_S
-        self._reserved = [at for at in self._reserved if at > horizon]
+        self._reserved = {pid: at for pid, at in self._reserved.items() if at > horizon}
         load = self.load
         cpus = self.cpus
         owner = load.get("owner_idle_s", 0xFFFFFFFF)
@@ -108,7 +112,7 @@ class Member:
             speed=float(load.get("speed", self.facts.get("speed", 0))),
             rtt_s=(self.rtt_ms or 0.0) / 1000,
             memory_available=load.get("memory_available", 1 << 40),
-            stall_memory=load.get("psi_memory_milli", 0) / 1000,
+            stall_memory=load.get("psi_memory_milli", 0) / 10,  # thousandths to per cent
             reserved=len(self._reserved),
             owner_idle_s=float("inf") if owner == 0xFFFFFFFF else owner,
         )
@@ -206,7 +210,10 @@ class Inventory:
         member.link = Endpoint(
             self._loop,
             SocketStream(here),
-            {Report: lambda message, tag, fds: self._report(member, message)},
+            {
+                Report: lambda message, tag, fds: self._report(member, message),
+                Gone: lambda message, tag, fds: member.release(message.body),
+            },
             lambda reason: self._ended(member),
             member.name,
         )
@@ -214,7 +221,7 @@ class Inventory:
     def attach(self, member: Member, pid: int, sock: socket.socket) -> None:
         """Hand the socket of an mrun to the link process."""
         assert member.link is not None
-        member.reserve()
+        member.reserve(pid)
         member.link.post(Attach(pid), [sock.detach()])
 
     def _report(self, member: Member, message: Report) -> None:

@@ -33,6 +33,7 @@ from stubs.wire.messages import (
     Attach,
     Bulk,
     Error,
+    Gone,
     Goodbye,
     Hello,
     Load,
@@ -45,6 +46,8 @@ from stubs.wire.messages import (
 from stubs.wire.version import VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlaunch.config import Config, Node
     from stubs.link.stream import Stream
     from stubs.wire.codec import Message
@@ -58,6 +61,8 @@ WELCOME_S = 20.0
 RTT_SAMPLES = 10
 # A node that asks and does not listen is not answered beyond so many bytes.
 MOST_BACKLOG = 16 << 20
+# So many at once at first: the very first answer comes from an agent that is still starting.
+FIRST_PINGS = 4
 # How long the last messages may take to leave.
 FAREWELL_S = 2.0
 
@@ -118,6 +123,7 @@ class LinkProcess:
         self._link: Link | None = None
         self._files: FileService | None = None
         self._guests: Guests | None = None
+        self._guest_gone: Callable[[Any, int, list[int]], None]
         self._over = threading.Event()
 
     # from beginning to end
@@ -151,6 +157,8 @@ class LinkProcess:
         self._files.attach(self._link)
         handlers.update(self._files.handlers())
         handlers.update(self._guests.handlers())
+        self._guest_gone = handlers[Gone]
+        handlers[Gone] = self._on_gone
         with open("/proc/sys/kernel/pid_max") as file:
             pid_max = int(file.read())
         hello = Hello(
@@ -224,6 +232,11 @@ class LinkProcess:
     def _on_load(self, message: Load, tag: int, fds: list[int]) -> None:
         self._load = {name: getattr(message, name) for name in message.FIELDS}
 
+    def _on_gone(self, message: Gone, tag: int, fds: list[int]) -> None:
+        self._guest_gone(message, tag, fds)
+        if self._daemon is not None:
+            self._daemon.post(message)
+
     def _on_ping(self, message: Ping, tag: int, fds: list[int]) -> None:
         assert self._rpc is not None
         self._rpc.reply(tag, Pong(time.time_ns()))
@@ -244,6 +257,8 @@ class LinkProcess:
             if self._state == "connecting":
                 self._state = "ready"
                 self._report()
+            if len(self._rtts) < FIRST_PINGS:
+                self._ping()
 
         self._rpc.request(Ping(time.time_ns()), answered)
 

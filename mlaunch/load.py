@@ -1,4 +1,7 @@
-"""The home node's own load, sampled by the daemon once a second while it has work."""
+"""The home node's own load, sampled by the daemon once a second while it has work.
+
+Measured exactly as an agent measures its node, so that the two compare.
+"""
 
 from __future__ import annotations
 
@@ -6,49 +9,58 @@ import os
 import time
 
 from mlaunch.placement import HOME, NodeState
+from stubs.node.probe import Probe, cached_speed, keep_speed, measure_speed
+from stubs.wire.messages import Load
+
+# As on a node (mlaunch.bootstrap), and for the agent of the node `local` the same file.
+CACHE = "~/.cache/mlaunch"
+
+# Shorter samples would be noise: /proc/stat counts in ticks.
+LEAST_SAMPLE_S = 0.5
 
 
 class HomeLoad:
-    """Idle CPUs of home between two samples, and its memory."""
+    """Idle CPUs of home between two samples, its memory, its speed."""
 
     def __init__(self) -> None:
         """Take the first sample."""
-        self.cpus = float(len(os.sched_getaffinity(0)))
-        self._idle = self.cpus
-        self._at, self._ticks = time.monotonic(), _idle_ticks()
+        self._probe = Probe()
+        self._cache = os.path.expanduser(CACHE)
+        self._measuring = False
+        self._at = time.monotonic()
+        self._load: Load | None = None
 
     def sample(self) -> None:
         """Take a sample; harmless if the last one was just now."""
         now = time.monotonic()
-        if now - self._at < 0.5:
-            return
-        ticks = _idle_ticks()
-        spent = (now - self._at) * os.sysconf("SC_CLK_TCK")
-        self._idle = max(0.0, min(self.cpus, (ticks - self._ticks) / spent))
-        self._at, self._ticks = now, ticks
+        if now - self._at >= LEAST_SAMPLE_S:
+            self._at = now
+            self._load = self._probe.load(0, -1)
 
-    def state(self, speed: float) -> NodeState:
+    def state(self) -> NodeState:
         """Return what placement wants to know of home."""
+        # Before the first sample there is only the load average to go by.
+        load = self._load or self._probe.load(0, -1)
+        cpus = load.cpus_milli / 1000
+        idle = load.idle_milli if self._load else load.cpus_milli - load.load1_milli
         return NodeState(
             HOME,
-            cpus=self.cpus,
-            idle=self._idle,
-            load1=os.getloadavg()[0],
-            speed=speed,
-            memory_available=_memory_available(),
+            cpus=cpus,
+            idle=max(0.0, idle / 1000),
+            load1=load.load1_milli / 1000,
+            speed=float(self._speed()),
+            memory_available=load.memory_available,
         )
 
-
-def _idle_ticks() -> int:
-    """Return the ticks that all CPUs together were idle, or waited for a disk (proc(5), stat)."""
-    with open("/proc/stat") as file:
-        fields = file.readline().split()
-    return int(fields[4]) + int(fields[5])
-
-
-def _memory_available() -> int:
-    with open("/proc/meminfo") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    return 1 << 40
+    def _speed(self) -> int:
+        """Return the speed as kept in the cache; the first time a child measures it."""
+        if not self._probe.speed:
+            self._probe.speed = cached_speed(self._cache)
+        if not self._probe.speed and not self._measuring:
+            self._measuring = True
+            if os.fork() == 0:
+                try:
+                    keep_speed(self._cache, measure_speed())
+                finally:
+                    os._exit(0)
+        return self._probe.speed

@@ -22,13 +22,13 @@ def set_name(name: str) -> None:
 
 
 def reset_signals() -> None:
-    """Undo what was inherited: signals blocked, or ignored for a background job or by nohup.
+    """Undo what was inherited: signals blocked, handled, or ignored for a background job.
 
     Nothing is ignored instead: bodies on the node `local` would inherit that.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
-        if signal.getsignal(number) is signal.SIG_IGN:
+        if signal.getsignal(number) not in (signal.SIG_DFL, None):
             signal.signal(number, signal.SIG_DFL)
 
 

@@ -18,6 +18,10 @@ import time
 
 from stubs.wire.version import VERSION
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 # sizeof(sun_path) is 108, unix(7); what is left after the directory must hold our name.
 _LONGEST_DIRECTORY = 70
 
@@ -85,6 +89,11 @@ def socket_path() -> str:
     return os.path.join(runtime_dir(), f"daemon-{identity()}.v{VERSION}.sock")
 
 
+def lock_path(version: int = VERSION) -> str:
+    """Return the path of the file that the daemon of this protocol version holds locked."""
+    return os.path.join(runtime_dir(), f"daemon-{identity()}.v{version}.lock")
+
+
 def log_path() -> str:
     """Return the path of the file that takes what daemon and link processes have to report."""
     return socket_path()[: -len("sock")] + "log"
@@ -126,8 +135,13 @@ def _become_daemon(log: str, tell: int) -> None:
     for source, fd in ((nothing, 0), (nothing, 1), (output, 2)):
         os.dup2(source, fd)
     os.closerange(READY_FD + 1, os.sysconf("SC_OPEN_MAX"))
+    exec_daemon([])
+
+
+def exec_daemon(arguments: list[str]) -> NoReturn:
+    """Become the daemon in this process; `arguments` are its own business."""
     python = sys.executable or "/usr/bin/python3"
-    os.execv(python, [python, "-c", _DAEMON.format(PACKAGES), "mlaunch: daemon"])
+    os.execv(python, [python, "-c", _DAEMON.format(PACKAGES), *arguments])
 
 
 def try_connect() -> socket.socket | None:
