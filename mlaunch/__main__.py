@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from mlaunch.errors import FAILED
+from mlaunch.errors import FAILED, LaunchError
 
 try:
     from mlaunch.cli import main
 except ModuleNotFoundError as error:
-    print(f"mlaunch: the Python package {error.name} is missing", file=sys.stderr)
-    print(f"mlaunch: hint: python3 -m pip install {error.name}", file=sys.stderr)
+    missing = LaunchError(
+        f"there is no package {error.name}", f"python3 -m pip install {error.name}"
+    )
+    print(f"mlaunch: {missing}", file=sys.stderr)
     sys.exit(FAILED)
 
 main()

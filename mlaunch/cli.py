@@ -32,14 +32,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         status = mlaunch.main(arguments, prog_name="mlaunch", standalone_mode=False)
     except LaunchError as error:
-        _complain(error.text, error.hint)
+        _complain(error)
         sys.exit(error.exit_code)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "mlaunch"
-        _complain(error.format_message().rstrip("."), f"{path} --help")
+        _complain(LaunchError(error.format_message().rstrip("."), f"try: {path} --help"))
         sys.exit(FAILED)
     except click.ClickException as error:
-        _complain(error.format_message().rstrip("."), "")
+        _complain(LaunchError(error.format_message().rstrip(".")))
         sys.exit(FAILED)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
@@ -50,7 +50,5 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _complain(text: str, hint: str) -> None:
-    print(f"mlaunch: {text}", file=sys.stderr)
-    if hint:
-        print(f"mlaunch: hint: {hint}", file=sys.stderr)
+def _complain(error: LaunchError) -> None:
+    print(f"mlaunch: {error}", file=sys.stderr)

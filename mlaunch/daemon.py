@@ -407,7 +407,8 @@ def _adopt_ssh_agent(pid: int) -> None:
 
 
 def _refuse(client: Endpoint, tag: int, error: LaunchError) -> None:
-    client.reply(tag, Refused(error.exit_code, error.text.encode(), error.hint.encode()))
+    # One line is what the user is to see.
+    client.reply(tag, Refused(error.exit_code, str(error).encode(), b""))
 
 
 def _take_lock() -> int | None:

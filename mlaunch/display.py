@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mlaunch.errors import LaunchError
+
 _STATES = {"ready": "green", "connecting": "yellow", "unusable": "red", "lost": "red"}
 
 # Into a pipe nothing is cut off or broken into lines.
@@ -32,9 +34,7 @@ def show_nodes(nodes: list[dict[str, Any]]) -> None:
     """Print the state of nodes, as the daemon tells it."""
     table = _table("node", "host", "state", "cpus", "idle", "load", "memory", "rtt", "guests", "")
     for node in nodes:
-        reason = node["reason"]
-        if node["remedy"]:
-            reason += f" ({node['remedy']})"
+        reason = str(LaunchError(node["reason"], node["remedy"]))
         table.add_row(
             node["name"],
             node["host"],

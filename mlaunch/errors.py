@@ -7,11 +7,14 @@ FAILED = 125
 
 
 class LaunchError(Exception):
-    """What the user must know: one line, what to do about it, and the exit status."""
+    """What the user must know: one line, what to do about it, and the exit status.
+
+    As a string it is both, on one line.
+    """
 
     def __init__(self, text: str, hint: str = "", exit_code: int = FAILED) -> None:
         """Take a line without a full stop at its end; `hint` says how to go on, or is empty."""
-        super().__init__(text)
+        super().__init__(f"{text} ({hint})" if hint else text)
         self.text = text
         self.hint = hint
         self.exit_code = exit_code

@@ -54,7 +54,7 @@ def check_namespaces() -> Finding:
     code, step = _in_child(_enter)
     if code == 0:
         return [True, "a user namespace of our own may mount", ""]
-    text = f"{step}: {os.strerror(code)}"
+    text = f"no user namespaces: {step}: {os.strerror(code)}"
     return [False, text, _namespace_remedy()]
 
 

@@ -39,6 +39,8 @@ def nodes(context: click.Context, as_json: bool) -> None:
         return
     found = client.ask({"do": "nodes", "wait": SHOW_WAIT_S})["nodes"]
     if as_json:
+        for node in found:
+            node["reason"] = str(LaunchError(node["reason"], node["remedy"]))
         click.echo(json.dumps([{key: node[key] for key in KEYS} for node in found], indent=2))
         return
     from mlaunch.display import show_nodes
