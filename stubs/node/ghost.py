@@ -29,7 +29,7 @@ from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream
 from stubs.node.body import become, open_inherited
 from stubs.node.demand import Demand
-from stubs.node.processes import Process, children_of_self, descendants
+from stubs.node.processes import all_processes, below, children_of_self, descendants
 from stubs.wire.messages import (
     SCOPE_GROUP,
     Body,
@@ -125,7 +125,7 @@ class GhostProcess:
             except ChildProcessError:
                 os._exit(0)
             if pid == 0:
-                _kill_all(descendants(os.getpid()))
+                _kill_trees(children_of_self())
                 # The first to die wakes us; it is looked for the rest again.
                 os.waitpid(-1, 0)
 
@@ -188,14 +188,11 @@ class GhostProcess:
         self._doomed &= set(alive) | set(self._left)
         if not self._doomed:
             return
-        for body in self._doomed & set(alive):
-            _kill_all(descendants(alive[body]))
-            _kill(alive[body], signal.SIGKILL)
+        roots = {alive[body] for body in self._doomed & set(alive)}
         # Orphans are no longer known to be whose; while other bodies live here they may be theirs.
         if not set(alive) - self._doomed:
-            for pid in self._orphans():
-                _kill_all(descendants(pid))
-                _kill(pid, signal.SIGKILL)
+            roots |= self._orphans()
+        _kill_trees(roots)
         self._loop.call_later(KILL_SECONDS, self._kill_doomed)
 
     def _pid_of(self, body: int) -> int | None:
@@ -317,6 +314,18 @@ def _kill(pid: int, signo: int) -> None:
         pass
 
 
-def _kill_all(processes: list[Process]) -> None:
+def _kill_trees(roots: set[int]) -> None:
+    """Kill these processes and what descends from them, as far as it can be seen.
+
+    Where a process group has no other member it is killed as a whole, for that is done at
+    once: among processes that fork all the time, one at a time would always miss some.
+    """
+    processes = all_processes()
+    doomed = {process.pid for process in below(roots, processes)} | roots
+    spared = {process.pgrp for process in processes if process.pid not in doomed}
+    groups = {process.pgrp for process in processes if process.pid in doomed} - spared
+    for group in groups:
+        _kill(-group, signal.SIGKILL)
     for process in processes:
-        _kill(process.pid, signal.SIGKILL)
+        if process.pid in doomed and process.pgrp in spared:
+            _kill(process.pid, signal.SIGKILL)

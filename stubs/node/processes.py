@@ -54,11 +54,16 @@ def all_processes(proc: int | None = None) -> list[Process]:
 
 def descendants(root: int) -> list[Process]:
     """Return the processes that descend from `root`, without it, parents first."""
+    return below({root}, all_processes())
+
+
+def below(roots: set[int], processes: list[Process]) -> list[Process]:
+    """Return those of `processes` that descend from one of `roots`, without these."""
     children: dict[int, list[Process]] = {}
-    for process in all_processes():
+    for process in processes:
         children.setdefault(process.ppid, []).append(process)
     found: list[Process] = []
-    parents = [root]
+    parents = list(roots)
     while parents:
         level = [child for parent in parents for child in children.get(parent, ())]
         found += level

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from stubs.abi.mount import MS_BIND, MS_PRIVATE, MS_REC, mount
 from stubs.abi.prctl import PR_SET_PDEATHSIG, prctl
 from stubs.abi.sched import CLONE_NEWNS, unshare
@@ -54,6 +56,10 @@ TOKEN = b"t" * 32
 PACKAGES = str(Path(__file__).parents[2])
 PROGRAMS = ("bash", "cat", "head", "sleep", "stty", "tty", "id", "env", "perl", "true", "yes")
 
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or not os.path.exists("/dev/fuse"), reason="needs root and /dev/fuse"
+)
+
 _START = (
     "import sys; sys.path.insert(0, {!r}); from stubs.link.loader import enter; "
     "enter('stubs.node.agent')"
@@ -70,6 +76,10 @@ def make_home(root: Path) -> None:
         (root / name).mkdir()
     (root / "tmp").chmod(0o1777)
     (root / "work").chmod(0o777)
+    # Whoever the node's user is must get there; mktemp made it for us alone.
+    for path in (root, *root.parents[:3]):
+        if path.stat().st_mode & 0o1 == 0 and path != Path("/tmp"):
+            path.chmod(path.stat().st_mode | 0o055)
     for name in PROGRAMS:
         program = shutil.which(name)
         assert program is not None
@@ -98,6 +108,7 @@ class Bed:
     ) -> None:
         """Start an agent as `node_uid`, with /dev/fuse of that mode (None: without it)."""
         self.root = root
+        self._last_stream = 1000
         self.loop = Loop()
         self.got: list[Message] = []
         self.lost: list[str] = []
@@ -205,7 +216,7 @@ class Bed:
 
     def free_stream(self) -> int:
         """Return a stream number that was not used yet."""
-        self._last_stream = getattr(self, "_last_stream", 1000) + 1
+        self._last_stream += 1
         return self._last_stream
 
     def kill(self, body: int = PID) -> None:
