@@ -113,6 +113,8 @@ class Bed:
         self.got: list[Message] = []
         self.lost: list[str] = []
         self.output: dict[int, bytearray] = {}
+        self.takes = True  # say StreamTaken for all output
+        self.on_data: Callable[[], None] | None = None
         here, there = socket.socketpair()
         self.agent = subprocess.Popen(
             [sys.executable, "-I", "-S", "-E", "-c", _START.format(PACKAGES)],
@@ -154,7 +156,10 @@ class Bed:
     def _data(self, message: StreamData, tag: int, fds: list[int]) -> None:
         self.got.append(message)
         self.output.setdefault(message.stream, bytearray()).extend(message.data)
-        self.link.post(StreamTaken(message.stream, len(message.data)))
+        if self.on_data is not None:
+            self.on_data()
+        if self.takes:
+            self.link.post(StreamTaken(message.stream, len(message.data)))
 
     # waiting
 
