@@ -250,8 +250,8 @@ class Changing:
             self._inodes.remove_name(directory, name)
             self._device.error(unique, 0)
 
-        busy = (parent,)
-        self._uplink.request(unique, message, Attrs, done, busy)
+        self._opening.name_goes(parent.directory().names.get(name))
+        self._uplink.request(unique, message, Attrs, done, (parent,))
 
     def _rename(self, unique: int, nodeid: int, length: int) -> None:
         (new_dir,) = fuse.fuse_rename_in.unpack_from(self._device.buffer, BODY)
@@ -280,6 +280,7 @@ class Changing:
             self._moved(origin, old, destination, new, flags, {attr.id for attr in reply.attrs})
             self._device.error(unique, 0)
 
+        self._opening.name_goes(target.directory().names.get(new))
         message = Rename(nodeid, old, new_dir, new, flags)
         self._uplink.request(unique, message, Attrs, done, (source, target))
 

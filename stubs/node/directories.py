@@ -14,7 +14,7 @@ import stat
 
 from stubs.abi import fuse
 from stubs.node.fuse import BODY
-from stubs.node.inodes import DAY, EXECUTABLE, FOREVER, VOLATILE_SECONDS
+from stubs.node.inodes import DAY, FOREVER, VOLATILE_SECONDS, Node
 from stubs.wire.messages import (
     Attrs,
     Data,
@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stubs.node.fuse import Device
-    from stubs.node.inodes import Directory, Inodes, Node
+    from stubs.node.inodes import Directory, Inodes
     from stubs.node.invalidation import Notifier
     from stubs.node.uplink import Uplink
     from stubs.wire.codec import Change, Message
+
+NAME_MAX = 255  # include/uapi/linux/limits.h; FUSE itself has names of up to 1024 bytes
 
 # A directory with more names than this is not fetched for the sake of one of them.
 LARGE = 10_000
@@ -144,13 +146,16 @@ class Directories:
             if child is not None and child.until == FOREVER:
                 self.reply_entry(unique, child)
                 return
-            if child is None and directory.complete:
+            if child is None and directory.complete and len(name) <= NAME_MAX:
                 if parent is not self._inodes.root or not self.hidden(unique, nodeid, name):
                     self._reply_miss(unique, directory, name)
                 return
         self._lookup_at_home(unique, parent, name)
 
     def _lookup_at_home(self, unique: int, parent: Node, name: bytes) -> None:
+        if len(name) > NAME_MAX:
+            self._device.error(unique, errno.ENAMETOOLONG)
+            return
         if parent is self._inodes.root and self.hidden(unique, parent.id, name):
             return
         directory = parent.directory()
@@ -226,7 +231,13 @@ class Directories:
         assert fresh is not None
         observe = self._inodes.observe
         for name, attr, target in reply.entries:
-            node = fresh[name] = observe(attr, target)
+            if attr.id:
+                node = observe(attr, target)
+            else:
+                # A directory that may be read but not searched: there is only the name.
+                node = Node(attr, target)
+                node.until = 0.0
+            fresh[name] = node
             node.parent = parent
             node.name = name
         for name in [name for name in directory.waiting if name in fresh]:
@@ -430,8 +441,6 @@ class Directories:
                 self._device.error(unique, errno.ESTALE)
             return
         directory = node.directory()
-        if not node.attr.rights & EXECUTABLE and plus:
-            plus = False  # without search permission the kernel may not learn the inodes
         current = directory.until == FOREVER or directory.until > self._clock()
         if directory.complete and directory.trusted and (current or offset):
             self._reply_listing(unique, node, directory, offset, size, plus)
@@ -475,7 +484,8 @@ class Directories:
             left -= need
             if plus:
                 # While a write is under way its size would be wrong: then without attributes.
-                if position < 2 or (child.file is not None and child.file.pending):
+                pending = child.file is not None and child.file.pending
+                if position < 2 or pending or not child.id:
                     parts.append(_NO_ENTRY)
                 else:
                     parts.append(self.entry_out(child))

@@ -27,7 +27,7 @@ VOLATILE_SECONDS = 1
 
 FOREVER = float("inf")
 
-READABLE, WRITABLE, EXECUTABLE = 4, 2, 1
+READABLE, WRITABLE = 4, 2
 
 _NS = 1_000_000_000
 _PACK_ATTR = fuse.fuse_attr.pack

@@ -29,13 +29,13 @@ from stubs.wire.messages import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from stubs.link.endpoint import Link
     from stubs.link.loop import Loop
     from stubs.node.fuse import Device
     from stubs.node.inodes import Inodes, Node
     from stubs.node.invalidation import Notifier
     from stubs.node.uplink import Uplink
     from stubs.node.writing import Writing
-    from stubs.wire.codec import Message
 
 F_GETLK, F_SETLK, F_SETLKW = 0, 1, 2  # Lock.op
 F_UNLCK = 2
@@ -60,6 +60,7 @@ class Opening:
         self,
         loop: Loop,
         device: Device,
+        link: Link,
         uplink: Uplink,
         inodes: Inodes,
         notifier: Notifier,
@@ -67,6 +68,7 @@ class Opening:
     ) -> None:
         """Take over the opcodes of open files and locks."""
         self._loop = loop
+        self._link = link
         self._device = device
         self._uplink = uplink
         self._inodes = inodes
@@ -108,12 +110,13 @@ class Opening:
             self._opened(unique, node, flags)
         elif node.attr.size == 0 and node.until == FOREVER and not node.opened().pending:
             # Nothing is cut off: only the times change, which need not be waited for.
-            self._uplink.ask(setattr_size(node, 0), lambda reply: self._truncated(node, reply))
+            self._writing.post(node, setattr_size(node, 0))
             self._opened(unique, node, flags)
         else:
 
             def truncated(reply: Attrs) -> None:
-                self._truncated(node, reply)
+                for attr in reply.attrs:
+                    self._inodes.own(attr)
                 self._opened(unique, node, flags)
 
             self._uplink.request(unique, setattr_size(node, 0), Attrs, truncated, (node,))
@@ -124,13 +127,6 @@ class Opening:
             return errno.EACCES
         # When the mode of the user's own file allows it, it is the file system that does not.
         return errno.EROFS if node.attr.mode & stat.S_IWUSR else errno.EACCES
-
-    def _truncated(self, node: Node, reply: Message) -> None:
-        if type(reply) is Attrs:
-            for attr in reply.attrs:
-                self._inodes.own(attr)
-        else:
-            self._writing.failed(node, getattr(reply, "errno", 0) or errno.EIO)
 
     def _opened(self, unique: int, node: Node, flags: int) -> None:
         self.count_open(node, flags)
@@ -143,23 +139,36 @@ class Opening:
         state.opens += 1
         if flags & os.O_ACCMODE:
             state.writers += 1
-        if node in self._closed:
-            del self._closed[node]
-        elif not node.held:
-            node.held = True
-            if node.id in self._to_release:
-                self._to_release.remove(node.id)
-            else:
-                self._to_hold.append(node.id)
-                self._loop.at_turn_end(self._tell_held)
+        self._closed.pop(node, None)
+        self._hold(node)
 
-    def _tell_held(self) -> None:
-        hold, self._to_hold = self._to_hold, []
-        release, self._to_release = self._to_release, []
-        if hold:
-            self._uplink.post(Hold(hold))
-        if release:
-            self._uplink.post(Unhold(release))
+    def _hold(self, node: Node) -> None:
+        if node.held:
+            return
+        node.held = True
+        if node.id in self._to_release:
+            self._to_release.remove(node.id)
+        else:
+            self._to_hold.append(node.id)
+            self._loop.at_turn_end(self.tell_held)
+
+    def tell_held(self) -> None:
+        """Tell home what is in use now and what no more; due before any other request."""
+        if self._to_hold:
+            hold, self._to_hold = self._to_hold, []
+            self._link.post(Hold(hold))
+        if self._to_release:
+            release, self._to_release = self._to_release, []
+            self._link.post(Unhold(release))
+
+    def name_goes(self, node: Node | None) -> None:
+        """Have home keep a file that is about to lose a name.
+
+        Until home has answered the kernel still has the name, and somebody may open it.
+        """
+        if node is not None and not node.held and stat.S_ISREG(node.attr.mode):
+            self._hold(node)
+            self._closed[node] = None
 
     def _count_close(self, node: Node, flags: int) -> None:
         state = node.opened()
@@ -180,7 +189,7 @@ class Opening:
     def _unhold(self, node: Node) -> None:
         node.held = False
         self._to_release.append(node.id)
-        self._loop.at_turn_end(self._tell_held)
+        self._loop.at_turn_end(self.tell_held)
 
     def dropped(self, node: Node) -> None:
         """Note that the node is known no longer; Forget tells home so."""

@@ -82,7 +82,13 @@ class View:
             self._reading,
         )
         self._opening = Opening(
-            loop, self._device, self._uplink, self._inodes, self._notifier, self._writing
+            loop,
+            self._device,
+            link,
+            self._uplink,
+            self._inodes,
+            self._notifier,
+            self._writing,
         )
         Changing(
             self._device,
@@ -92,7 +98,7 @@ class View:
             self._opening,
             self._reading,
         )
-        self._uplink.before = self._writing.flush
+        self._uplink.before = self._send_ahead
         self._uplink.no_longer_busy = self._notifier.unpark
         self._directories.when_written = self._writing.when_written
         self._directories.hidden = self._hidden
@@ -211,6 +217,10 @@ class View:
                 self._contents_changed(node)
 
     # what home is told
+
+    def _send_ahead(self) -> None:
+        self._opening.tell_held()
+        self._writing.flush()
 
     def _dropped(self, node: Node) -> None:
         self._opening.dropped(node)

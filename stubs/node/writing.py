@@ -157,26 +157,44 @@ class Writing:
 
     def _answered(self, chunk: Chunk, reply: Message) -> None:
         node = chunk.node
-        state = node.opened()
-        state.pending -= 1
+        node.opened().pending -= 1
         self._unanswered -= chunk.end - chunk.offset
-        if type(reply) is Attrs and reply.attrs:
-            self._inodes.own(reply.attrs[0])
-            # Somebody at home appended too: what the kernel has cached is at the wrong place.
-            if chunk.append and reply.attrs[0].size != chunk.end:
-                self._notifier.contents(node)
-        else:
-            code = reply.errno if type(reply) is Error and reply.errno > 0 else errno.EIO
-            self.failed(node, code)
+        self._take_in(node, reply)
+        # Somebody at home appended too: what the kernel has cached is at the wrong place.
+        if chunk.append and node.attr.size != chunk.end:
+            self._notifier.contents(node)
         while self._stalled and self._unanswered + self._queued <= MAX_UNANSWERED:
             unique, size = self._stalled.popleft()
             self._uplink.waited(unique)
             self._device.reply(unique, fuse.fuse_write_out.pack(size, 0))
+        self._settle(node)
+
+    def _take_in(self, node: Node, reply: Message) -> None:
+        if type(reply) is Attrs and reply.attrs:
+            self._inodes.own(reply.attrs[0])
+        else:
+            code = reply.errno if type(reply) is Error and reply.errno > 0 else errno.EIO
+            self.failed(node, code)
+
+    def _settle(self, node: Node) -> None:
+        state = node.opened()
         if not state.pending:
             waiters, state.waiters = state.waiters, []
             for call in waiters:
                 call()
             self._inodes.release(node)
+
+    def post(self, node: Node, message: Message) -> None:
+        """Send another change of a file without waiting; a refusal is told as that of a write."""
+        self.flush()
+        node.opened().pending += 1
+
+        def done(reply: Message) -> None:
+            node.opened().pending -= 1
+            self._take_in(node, reply)
+            self._settle(node)
+
+        self._link.request(message, done)
 
     def when_written(self, node: Node, then: Callable[[], None]) -> None:
         """Call `then` once all writes to `node` are answered."""

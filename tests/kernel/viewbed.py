@@ -1,9 +1,8 @@
 """A bed for the home view alone: a directory, home's file service, the view, and a mount.
 
-Four processes, none of which outlives the test: home (FileService, and the only one that writes to
-the directory by itself), the view (View on the loop of an agent), the keeper of the mount namespace, and one
-process per check, which enters that namespace. The machine's own mounts are not touched, and
-nothing but the given directory is served.
+Four processes, none of which outlives the test: home (FileService), the view (View on a loop as
+the agent has it), the keeper of the mount namespace, and one process per check, which enters that
+namespace. The machine's own mounts are not touched, and nothing but the given directory is served.
 
 As root the mount is made with all ids, as for a capsule whose home and node are both root's. With a
 `uid`, everything runs as that user in a user namespace with a single mapped uid and gid.
