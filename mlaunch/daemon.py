@@ -183,6 +183,10 @@ class Daemon:
     def _place(self, client: Endpoint, place: Place, tag: int) -> None:
         self._used = time.monotonic()
         self._read_config()
+        if self._config_error is not None and not place.strict:
+            # A slip in the configuration keeps no program from running.
+            client.reply(tag, Placed(HOME.encode(), str(self._config_error).encode()))
+            return
         try:
             self._check(place)
         except LaunchError as error:
@@ -262,7 +266,7 @@ class Daemon:
         if best is None and place.strict:
             _refuse(pending.client, pending.tag, self._no_node(place, ranking))
             return
-        reason = best.reason if best else self._why_home(place, ranking)
+        reason = best.reason if best and best.name != HOME else _why_home(ranking)
         self._remember(place, member.name if member else HOME, reason, ranking)
         if member is None:
             pending.client.reply(pending.tag, Placed(HOME.encode(), reason.encode()))
@@ -292,10 +296,6 @@ class Daemon:
             allow_home=not embedded and not place.strict and (not only or HOME in only),
         )
         return rank(Program(), self._load.state(), states, options)
-
-    def _why_home(self, place: Place, ranking: list[Candidate]) -> str:
-        reasons = "; ".join(f"{item.name}: {item.reason}" for item in ranking)
-        return f"no node can be used ({reasons})"
 
     def _no_node(self, place: Place, ranking: list[Candidate]) -> LaunchError:
         names = [item.name for item in ranking]
@@ -388,6 +388,16 @@ class Daemon:
     def _quit(self, question: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
         answer({"pid": os.getpid(), "guests": self._inventory.guests})
         self._stop()
+
+
+def _why_home(ranking: list[Candidate]) -> str:
+    """Say why no node was taken."""
+    nodes = [item for item in ranking if item.name != HOME]
+    if not nodes:
+        return ranking[0].reason if ranking else "there is no node"
+    what = "is better" if any(item.finish_s is not None for item in nodes) else "can be used"
+    reasons = "; ".join(f"{item.name}: {item.reason}" for item in nodes)
+    return f"no node {what} ({reasons})"
 
 
 def _adopt_ssh_agent(pid: int) -> None:
