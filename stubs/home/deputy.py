@@ -232,10 +232,12 @@ class Deputy:
             os.kill(self.pid, signo)
             return
         ptrace.setsigmask(self.pid, _DURING_CALLS)
-        self._call(NR_prctl, PR_SET_DUMPABLE, 0)
         # Where it is ignored, as under nohup, it would not kill.
         ptrace.poke(self.pid, self._page + _SIGACTION_AT, bytes(32))
         self._call(NR_rt_sigaction, signo, self._page + _SIGACTION_AT, 0, 8)
+        # Last: the memory of a process that is not dumpable is closed to an ordinary user's
+        # tracer (ptrace_access_vm).
+        self._call(NR_prctl, PR_SET_DUMPABLE, 0)
         ptrace.setsigmask(self.pid, ALL_SIGNALS & ~sigset([signo]))
         self._passing = {signo}
         os.kill(self.pid, signo)
