@@ -234,6 +234,8 @@ class Guests:
         guest = self._guests.get(message.body)
         if guest is not None:
             guest.stopped = True
+            if guest.session.terminal is not None:
+                guest.session.terminal.check_modes()
             self._after_output(guest, message)
 
     def _continued(self, message: Continued, tag: int, fds: list[int]) -> None:
@@ -271,6 +273,8 @@ class Guests:
     def _tell_exit(self, guest: Guest) -> None:
         message = guest.exit
         assert message is not None
+        if guest.session.terminal is not None:
+            guest.session.terminal.check_modes()
         for position in guest.positions:
             self._streams.send(position)
         now = self._traffic()
