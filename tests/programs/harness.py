@@ -84,12 +84,13 @@ class Runner:
 
     def run(self, case: Case, mrun: tuple[str, ...] = ()) -> Result:
         """Run a case in a fresh directory, with the words of `mrun` or none before the program."""
-        shell = ("bash", "-c", case.script)
+        # Not exported: what a program says of its environment is to be the same.
+        words = f"MRUN='{' '.join(mrun)}'\n" if case.says_where else ""
+        shell = ("bash", "-c", words + case.script)
         request = {
             "argv": shell if case.says_where else (*mrun, *shell),
             "setup": case.setup,
             "directory": f"{CASES}/{case.slug}",
-            "env": {"MRUN": " ".join(mrun)},
             "receipt": RECEIPT,
             "stdin": case.stdin,
             "deadline": DEADLINE,

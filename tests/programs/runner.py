@@ -4,7 +4,7 @@ It is sent to the home as source (`python3 -c`), so it imports nothing but the s
 One JSON object per line on stdin, one per line on stdout; bytes travel as Latin-1 text, because
 neither file names nor output need be UTF-8:
 
-    -> {"argv", "setup", "directory", "env", "stdin", "deadline", "receipt"}
+    -> {"argv", "setup", "directory", "stdin", "deadline", "receipt"}
     <- {"stdout", "stderr", "status", "tree", "began_ns", "ended_ns",
         "receipt"}
      | {"broken": TEXT}                         the setup failed, or the deadline passed
@@ -86,6 +86,7 @@ def remove(directory: str) -> None:
 def read_if_there(path: str) -> str:
     """Return a file's text, or nothing."""
     try:
+        os.chmod(path, 0o600)  # a case may have set a umask
         with open(path) as file:
             return file.read()
     except FileNotFoundError:
@@ -99,16 +100,12 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     remove(case["receipt"])
     os.makedirs(directory)
     began = time.time_ns()
-    environment = {**os.environ, **case["env"]}
-    setup = subprocess.run(
-        ("sh", "-ec", case["setup"]), cwd=directory, env=environment, capture_output=True
-    )
+    setup = subprocess.run(("sh", "-ec", case["setup"]), cwd=directory, capture_output=True)
     if setup.returncode:
         return {"broken": f"setup: {setup.returncode} {text(setup.stderr + setup.stdout)}"}
     child = subprocess.Popen(
         case["argv"],
         cwd=directory,
-        env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
