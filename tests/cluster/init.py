@@ -193,7 +193,8 @@ def _become(request: dict[str, Any], fds: list[int], slave: int | None) -> None:
         environment["TERM"] = "xterm-256color"
     environment |= request["env"] or {}
     # Python ignores these two, and what is ignored stays so across exec.
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+    # SIGINT and SIGQUIT are ignored where the tests were started in the background.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     argv = request["argv"]
     os.execvpe(argv[0], argv, environment)
