@@ -40,6 +40,7 @@ from stubs.wire.messages import (
     Hello,
     Kill,
     Load,
+    Ping,
     Spawn,
     Spawned,
     StreamData,
@@ -109,6 +110,7 @@ class Bed:
         """Start an agent as `node_uid`, with /dev/fuse of that mode (None: without it)."""
         self.root = root
         self._last_stream = 1000
+        self._bodies: set[int] = set()
         self.loop = Loop()
         self.got: list[Message] = []
         self.lost: list[str] = []
@@ -138,6 +140,14 @@ class Bed:
         answer = self.ask(hello)
         assert isinstance(answer, Welcome), answer
         self.welcome = answer
+        self.pings = True
+        self._ping()
+
+    def _ping(self) -> None:
+        # An agent that hears nothing for long ends.
+        if self.pings and not self.lost:
+            self.link.request(Ping(time.time_ns()), lambda _: None)
+            self.loop.call_later(1.0, self._ping)
 
     def close(self) -> None:
         """End the agent by the end of its link, and wait for it."""
@@ -198,8 +208,13 @@ class Bed:
     # bodies
 
     def spawn(self, *argv: str | bytes, **fields: Any) -> Message:
-        """Start a body and return the answer."""
-        return self.ask(make_spawn(*argv, **fields))
+        """Start a body and return the answer; what was told of a former one is forgotten."""
+        spawn = make_spawn(*argv, **fields)
+        self.got = [each for each in self.got if getattr(each, "body", 0) != spawn.body]
+        answer = self.ask(spawn)
+        if isinstance(answer, Spawned):
+            self._bodies.add(spawn.body)
+        return answer
 
     def run(self, *argv: str | bytes, **fields: Any) -> tuple[int, bytes]:
         """Run a body to its end; return its wait status and what it wrote to fds 1 and 2."""
@@ -211,7 +226,6 @@ class Bed:
             stream(1, FD_STREAM_OUT, number),
             Descriptor(2, FD_STREAM_OUT, number, os.O_WRONLY, 0, 1, b""),
         ]
-        del self.got[:]
         answer = self.spawn(*argv, **fields)
         assert isinstance(answer, Spawned), answer
         exited = self.wait_for(Exited, body=body)
@@ -228,6 +242,14 @@ class Bed:
         """Kill a body and wait until nothing is left of it."""
         self.link.post(Kill(body))
         self.wait_for(Gone, body=body)
+
+    def clear(self) -> None:
+        """Kill what a failed test has left, and forget all messages."""
+        for body in self._bodies - {message.body for message in self.all(Gone)}:
+            self.kill(body)
+        self._bodies.clear()
+        self.got.clear()
+        self.takes, self.on_data = True, None
 
 
 def stream(fd: int, kind: int, number: int, flags: int | None = None) -> Descriptor:

@@ -49,9 +49,8 @@ def shared_bed(home: Path) -> Iterator[Bed]:
 
 @pytest.fixture
 def bed(shared_bed: Bed) -> Iterator[Bed]:
-    shared_bed.got.clear()
     yield shared_bed
-    assert not shared_bed.lost
+    shared_bed.clear()
 
 
 def sh(bed: Bed, script: str, **fields: object) -> tuple[int, str]:
@@ -121,8 +120,7 @@ def test_arguments_and_environment_arrive_byte_for_byte(bed: Bed) -> None:
     strings = [b"A=1", b"A=2", b"novalue", b"B=\xff\xfe\n", b"=", b"PATH=/bin"]
     _, output = bed.run("cat", "/proc/self/environ", env=strings)
     assert output == b"".join(word + b"\0" for word in strings)
-    words = ["cat", "/proc/self/cmdline", b"-\xff", b"", b"a b\n"]
-    _, output = bed.run(*words[:2])
+    _, output = bed.run("cat", "/proc/self/cmdline")
     assert output == b"cat\0/proc/self/cmdline\0"
     _, output = bed.run("bash", "-c", 'printf "%s|" "$@"', b"x\xff", b"", b"a b\n")
     assert output == b"|a b\n|"
