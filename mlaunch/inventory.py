@@ -109,6 +109,7 @@ class Member:
             cpus=cpus,
             idle=load.get("idle_milli", cpus * 1000) / 1000,
             load1=load.get("load1_milli", 0) / 1000,
+            running=max(0, load.get("running", 0) - 1),  # but for the agent that counts
             speed=float(load.get("speed", self.facts.get("speed", 0))),
             rtt_s=(self.rtt_ms or 0.0) / 1000,
             memory_available=load.get("memory_available", 1 << 40),

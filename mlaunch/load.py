@@ -48,6 +48,7 @@ class HomeLoad:
             cpus=cpus,
             idle=max(0.0, idle / 1000),
             load1=load.load1_milli / 1000,
+            running=max(0, load.running - 1),
             speed=float(self._speed()),
             memory_available=load.memory_available,
         )

@@ -18,8 +18,9 @@ EQUAL = 0.10
 # Speeds measured on machines in use vary by so much (research: 10..20 %): no reason to prefer one.
 SPEED_NOISE = 1.25
 
-# A CPU that idles so much is idle: the rest is the measuring, and what runs on any machine.
-ENOUGH = 0.85
+# A CPU that idles so much is idle: the rest may be our own doing, or what runs on any machine, and
+# one second is a short sample.
+ENOUGH = 0.7
 
 # Start of a body: connection warm, capsule there; and round trips until it runs.
 START_S = 0.1
@@ -50,8 +51,8 @@ class NodeState:
     """What is known of a node, or of home, at this moment.
 
     `problem` is empty when bodies can run there. CPUs in CPUs, `stall_memory` in per cent,
-    `rtt_s` in seconds; `reserved` bodies were sent there that its load does not show yet.
-    `speed` 0: unknown. `owner_idle_s` since somebody typed there.
+    `rtt_s` in seconds; `running` processes just now; `reserved` bodies were sent there that its
+    load does not show yet. `speed` 0: unknown. `owner_idle_s` since somebody typed there.
     """
 
     name: str
@@ -59,6 +60,7 @@ class NodeState:
     cpus: float = 1.0
     idle: float = 1.0
     load1: float = 0.0
+    running: int = 0
     speed: float = 0.0
     rtt_s: float = 0.0
     memory_available: int = 1 << 40
@@ -98,7 +100,10 @@ def rank(
         else:
             good.append((finish_s(program, node, home), node))
     if options.allow_home:
-        good.append((finish_s(program, home, home) * options.home_bias, home))
+        # Home is to be spared as long as there is a node that idles, even a slower one.
+        spare = any(_share(node) == min(1.0, node.cpus) for _, node in good)
+        bias = options.home_bias if spare else 1.0
+        good.append((finish_s(program, home, home) * bias, home))
     good.sort(key=lambda item: (item[0], item[1].name))
     if good:
         best = good[0][0]
@@ -132,14 +137,19 @@ def finish_s(program: Program, node: NodeState, home: NodeState) -> float:
 
 
 def _share(node: NodeState) -> float:
-    """Return the part of one CPU that one more process would get there, above 0 to 1."""
-    taken = float(node.reserved + (node.owner_idle_s < OWNER_ACTIVE_S))
-    free = node.idle - taken
-    # Busy CPUs tell of at least so many processes; the load average of how many compete.
-    busy = max(node.cpus - node.idle, node.load1) + taken
-    fair = node.cpus / (busy + 1)
-    share = max(0.01, min(1.0, max(free, fair)))
-    return 1.0 if share >= ENOUGH else share
+    """Return how much of a CPU one more process would get there, above 0 to 1."""
+    # One process uses one CPU, or all that there is of a fraction of one.
+    whole = min(1.0, node.cpus)
+    taken = node.reserved + (node.owner_idle_s < OWNER_ACTIVE_S)
+    free = node.idle - taken * whole
+    if free >= ENOUGH * whole:
+        return whole
+    others = max((node.cpus - node.idle) / whole, node.load1)
+    if node.idle < (1 - ENOUGH) * whole:
+        # Busy CPUs do not tell how many compete for them; those who wait to run do.
+        others = max(others, node.running)
+    fair = node.cpus / (others + taken + 1)
+    return max(0.01, min(whole, max(free, fair)))
 
 
 def _distance(node: NodeState) -> int:

@@ -25,7 +25,7 @@ def test_of_equally_good_nodes_the_remotest_is_taken() -> None:
 
 
 def test_of_a_loaded_a_near_and_a_far_idle_node_the_far_one_is_taken() -> None:
-    loaded = NodeState("loaded", idle=0.0, load1=2.0, speed=100, rtt_s=0.030)
+    loaded = NodeState("loaded", idle=0.1, load1=2.0, speed=100, rtt_s=0.030)
     assert order(loaded, NEAR, FAR)[0] == "far"
 
 
@@ -45,6 +45,21 @@ def test_home_is_spared_as_long_as_a_node_does_as_well() -> None:
 
 def test_home_is_better_than_a_busy_node() -> None:
     assert order(replace(NEAR, idle=0.0, load1=3.0))[0] == HOME
+
+
+def test_home_is_better_when_every_node_is_busy_even_if_it_is_half_busy_itself() -> None:
+    busy = [replace(node, cpus=0.45, idle=0.0, running=2) for node in (NEAR, FAR)]
+    assert order(*busy, home=replace(HOME_IDLE, cpus=0.45, idle=0.1))[0] == HOME
+
+
+def test_a_little_activity_does_not_make_a_node_busy() -> None:
+    near, far = replace(NEAR, cpus=0.5, idle=0.5), replace(FAR, cpus=0.5, idle=0.36)
+    assert order(near, far, home=replace(HOME_IDLE, cpus=0.5, idle=0.5))[0] == "far"
+
+
+def test_those_who_wait_to_run_are_counted() -> None:
+    crowded = replace(FAR, idle=0.0, running=5)
+    assert order(crowded, replace(NEAR, idle=0.0, running=1), allow_home=False)[0] == "near"
 
 
 def test_a_busy_home_sends_even_to_a_slow_node() -> None:
