@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import stat
 
 from stubs.abi.fcntl import OFFSET_MAX
 from stubs.home.adoption import Adoption
@@ -242,6 +243,8 @@ class FileService:
 
     def _readlink(self, message: Readlink) -> Message:
         inode = self._tree.table.get(message.id)
+        if inode.kind != stat.S_IFLNK:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         # The empty path: the link that the O_PATH descriptor itself is, readlinkat(2).
         return Data(os.readlink(b"", dir_fd=self._tree.path_fd(inode)))
 

@@ -1,0 +1,222 @@
+"""A node that sends whatever it likes: home answers, closes the link at worst, and shows nothing.
+
+As an ordinary user, in a directory beside which another one lies that must not be touched although
+the user could.
+"""
+
+import inspect
+import os
+import resource
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from stubs.link.endpoint import REPLY
+from stubs.wire.codec import Message
+from stubs.wire.frame import encode_frame
+from stubs.wire.messages import MESSAGES, Cancel, Error, Forget, Getattr, Hold, Lock, Unhold
+from tests.kernel.file_peer import Peer, in_child
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+
+USER = 60123
+CASES = 10_000
+
+# Requests of the file service, stubs.wire.messages.
+REQUESTS = [MESSAGES[number] for number in range(0x20, 0x3C)]
+
+_EDGES = [0, 1, 2, 0x7F, 0xFFF, 1 << 20, (1 << 31) - 1, (1 << 32) - 1]
+_LONG_EDGES = [*_EDGES, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
+# Numbers of what `Bed.ready` looks up: the root is 1, directories 4 and 8, files 2, 3, 5 and 9.
+_IDS = st.one_of(st.integers(1, 9), st.sampled_from([0, 10, 11, 999, (1 << 64) - 1]))
+_DIRS = st.one_of(st.sampled_from([1, 4]), st.sampled_from([1, 4]), _IDS)
+_GOOD_NAMES = st.sampled_from([b"a", b"b", b"d", b"f", b"new", b"out"])
+_ODD_NAMES = st.sampled_from(
+    [
+        *(b"a", b"b", b"d", b"l", b"p", b"ro", b".ssh", b"out", b"new", b"\xff\n", b"n" * 300),
+        *(b"", b".", b"..", b"/", b"../outside", b"../outside/canary", b"a/b", b"x\0y", b"/etc"),
+    ]
+)
+_NAMES = st.one_of(_GOOD_NAMES, _GOOD_NAMES, _ODD_NAMES)
+# Fields in which most numbers mean nothing: those that do come often enough.
+_SMALL = {
+    "op": st.integers(0, 3),
+    "type": st.integers(0, 3),
+    "start": st.sampled_from([0, 1, 10, 1 << 63]),
+    "end": st.sampled_from([5, 20, (1 << 63) - 1, 1 << 63]),
+    "whence": st.integers(0, 5),
+    "flock": st.integers(0, 1),
+    "cookie": st.integers(0, 2),
+    "mode": st.sampled_from([0o644, 0o755, 0, 0o7777, 0o10644, 0o20644, 0o140600]),
+    "flags": st.sampled_from([0, 0, 0, 1, 2, 4, os.O_RDWR | os.O_TRUNC, os.O_EXCL]),
+    "valid": st.sampled_from([1, 6, 8, 0x30, 0x1B0, 0x7FF, 0]),
+    "uid": st.sampled_from([0, USER, (1 << 32) - 1]),
+    "gid": st.sampled_from([0, USER, (1 << 32) - 1]),
+}
+_BLOBS = st.one_of(_NAMES, st.binary(max_size=60), st.just(b"user.x"), st.just(b"../outside"))
+
+
+def _field(kind: type[Message], name: str, spelled: str) -> st.SearchStrategy[Any]:
+    if name in ("dir", "new_dir"):
+        return _DIRS
+    if name == "id":
+        return _IDS
+    if name in _SMALL:
+        few = _SMALL[name]
+        return few if spelled == "U8" else st.one_of(few, few, st.sampled_from(_EDGES))
+    if name in ("name", "new_name"):
+        return st.one_of(_NAMES, st.binary(max_size=5)) if "xattr" not in kind.__name__ else _BLOBS
+    if spelled == "U64s":
+        return st.lists(_IDS, max_size=4)
+    if spelled == "Blob":
+        return _BLOBS
+    if spelled == "U8":
+        return st.integers(0, 255)
+    if spelled == "I64":
+        return st.sampled_from([0, 1, -1, (1 << 63) - 1, -1 << 63])
+    if spelled == "U64":
+        return st.sampled_from(_LONG_EDGES)
+    return st.one_of(st.integers(0, 8), st.sampled_from(_EDGES), st.integers(0, (1 << 32) - 1))
+
+
+def _request(kind: type[Message]) -> st.SearchStrategy[Message]:
+    fields = inspect.get_annotations(kind)
+    return st.builds(kind, **{name: _field(kind, name, fields[name]) for name in fields})
+
+
+_REQUESTS = st.sampled_from(REQUESTS).flatmap(_request)
+
+# The export lives on from case to case: a failure depends on what came before, and does not shrink.
+_SETTINGS = settings(
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+class Bed:
+    """The export, what lies beside it, and a link that is made anew when it is lost."""
+
+    def __init__(self, base: Path) -> None:
+        self.export = base / "export"
+        self.outside = base / "outside"
+        self.peer: Peer | None = None
+        self.used = 0
+
+    def ready(self) -> Peer:
+        if self.peer is not None and not self.peer.lost and self.used < 100:
+            self.used += 1
+            return self.peer
+        former, self.peer, self.used = self.peer, None, 0
+        if former is not None:
+            former.close()
+        if self.export.exists():
+            self._remove_export()
+        for name in ("d", "ro", ".ssh"):
+            (self.export / name).mkdir(parents=True)
+            (self.export / name / "f").write_bytes(b"data")
+        for name in ("a", "b"):
+            (self.export / name).write_bytes(b"data")
+        (self.export / "l").symlink_to("/etc/passwd")
+        (self.export / "out").symlink_to("../outside")
+        os.mkfifo(self.export / "p")
+        root = os.fsencode(self.export)
+        self.peer = Peer(str(self.export), [root + b"/.ssh"], [root + b"/ro"])
+        for path in ("a", "b", "d", "d/f", "l", "p", "ro", "ro/f"):
+            self.peer.lookup(path)
+        return self.peer
+
+    def _remove_export(self) -> None:
+        self.export.chmod(0o700)
+        for top, names, _ in os.walk(self.export):
+            for name in names:
+                if not os.path.islink(os.path.join(top, name)):
+                    os.chmod(os.path.join(top, name), 0o700)
+        shutil.rmtree(self.export)
+
+    def check(self) -> None:
+        """See that nothing happened where nothing may happen."""
+        assert os.listdir(self.outside) == ["canary"]
+        assert (self.outside / "canary").read_bytes() == b"untouched"
+        assert (self.outside / "canary").stat().st_mode & 0o777 == 0o666
+        self.export.chmod(0o700)
+        assert (self.export / ".ssh/f").read_bytes() == b"data"
+        assert (self.export / "ro/f").read_bytes() == b"data"
+        assert len(os.listdir("/proc/self/fd")) < 700
+
+
+@pytest.fixture
+def bed(open_dir: Path) -> Bed:
+    for name in ("export", "outside"):
+        (open_dir / name).mkdir()
+    (open_dir / "outside/canary").write_bytes(b"untouched")
+    (open_dir / "outside/canary").chmod(0o666)
+    (open_dir / "export").rmdir()
+    for path in (open_dir, open_dir / "outside", open_dir / "outside/canary"):
+        os.chown(path, USER, USER)
+    return Bed(open_dir)
+
+
+def _limit_file_size() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+
+def test_whatever_a_node_asks_is_answered_and_nothing_escapes(bed: Bed) -> None:
+    posted = (Cancel, Forget, Hold, Unhold)
+
+    @settings(_SETTINGS, max_examples=CASES)
+    @given(st.lists(st.tuples(_REQUESTS, st.booleans()), min_size=1, max_size=6))
+    def hostile(requests: list[tuple[Message, bool]]) -> None:
+        peer = bed.ready()
+        pending: list[list[Message]] = []
+        for request, asked in requests:
+            if asked and not isinstance(request, posted):
+                tag, answers = peer.begin(request)
+                pending.append(answers)
+                if isinstance(request, Lock):
+                    peer.node.post(Cancel(tag))
+            else:
+                peer.node.post(request)
+        peer.ask(Getattr(1))
+        peer.until(lambda: all(pending) or peer.lost)
+        assert not peer.lost
+        for answer in (answers[0] for answers in pending):
+            assert not isinstance(answer, Error) or answer.errno > 0
+        bed.check()
+
+    def run() -> None:
+        _limit_file_size()
+        hostile()
+
+    in_child(run, USER)
+
+
+def test_garbage_closes_the_link_and_nothing_else(bed: Bed) -> None:
+    kinds = st.one_of(
+        st.sampled_from([kind.KIND for kind in REQUESTS]),
+        st.integers(0, 0xFFFF),
+        st.sampled_from([kind.KIND | REPLY for kind in REQUESTS]),
+    )
+
+    @settings(_SETTINGS, max_examples=2000)
+    @given(kinds, st.integers(0, 3), st.integers(0, 5), st.binary(max_size=80))
+    def garbage(kind: int, tag: int, after: int, payload: bytes) -> None:
+        peer = bed.ready()
+        frame = encode_frame(kind, payload, tag, after)
+        peer.node._out.append((frame, []))
+        peer.node._out_bytes += len(frame)
+        _, answers = peer.begin(Getattr(1))
+        peer.until(lambda: answers or peer.lost)
+        bed.check()
+
+    def run() -> None:
+        _limit_file_size()
+        garbage()
+
+    in_child(run, USER)
