@@ -257,7 +257,9 @@ def test_an_interactive_shell_controls_its_jobs(bed: Bed) -> None:
     assert bed.all(Modes)[-1].termios == TERMIOS2
     screen.type(b"\x1a")
     screen.see("Stopped")
-    screen.type(b"jobs; kill -9 %1; wait; exit 3\n")
+    screen.type(b"kill -9 %1; sleep 0.1\n")
+    screen.see("Killed")
+    screen.type(b"exit 3\n")
     assert screen.finish() == 3 << 8
     assert "no job control" not in screen.text
 
