@@ -68,16 +68,27 @@ int main(void) {
 }
 """
 
+# Sends itself the signal whose number it is given.
+DIE_C = r"""
+#include <signal.h>
+#include <stdlib.h>
+int main(int argc, char **argv) {
+    raise(atoi(argv[1]));
+    return 99;
+}
+"""
+
 
 def install_binaries(home: Host) -> None:
     """Compile all of them; raise CalledProcessError if a compiler fails or is not there."""
     home.run(("mkdir", "-p", BIN), check=True)
-    for name, source in (("hello", HELLO_C), ("effective", EFFECTIVE_C)):
+    for name, source in (("hello", HELLO_C), ("effective", EFFECTIVE_C), ("die", DIE_C)):
         home.write(f"{BIN}/{name}.c", source.encode())
     home.write(f"{BIN}/hello.go", HELLO_GO.encode())
     script = """
         gcc -static -O1 -o hello-c hello.c
         gcc -o effective effective.c
+        gcc -o die die.c
         cp effective own-setuid
         cp effective effective-group
         CGO_ENABLED=0 GOCACHE=/tmp/go-cache GOFLAGS=-mod=mod go build -o hello-go hello.go

@@ -10,12 +10,14 @@ import pytest
 
 from tests.cluster import Cluster, Host, Process
 from tests.cluster.waiting import wait_until
+from tests.programs.binaries import BIN
 from tests.programs.nodes import on
 
 # Runs at home: starts each command line of a list, three at a time, and prints the wait statuses.
 STATUSES = r"""
-import collections, json, os, resource, sys
+import collections, json, os, resource, signal, sys
 commands, cores = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+default = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
 resource.setrlimit(resource.RLIMIT_CORE, (hard if cores else 0, hard))
 null = os.open("/dev/null", os.O_RDWR)
@@ -25,7 +27,8 @@ while waiting or running:
     while waiting and len(running) < 3:
         number, argv = waiting.popleft()
         actions = [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)]
-        running[os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions)] = number
+        pid = os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions, setsigdef=default)
+        running[pid] = number
     pid, status = os.wait()
     found[running.pop(pid)] = status
 print(json.dumps(found))
@@ -104,7 +107,7 @@ def test_every_exit_status_arrives(ready_home: Host, work: str) -> None:
 def test_mrun_dies_by_the_signal_that_killed_the_program(
     ready_home: Host, work: str, cores: bool
 ) -> None:
-    commands = [["perl", "-e", f"kill {number}, $$; sleep 9"] for number in FATAL]
+    commands = [[f"{BIN}/die", str(int(number))] for number in FATAL]
     native = statuses(ready_home, work, commands, cores=cores)
     assert [os.WTERMSIG(status) for status in native] == FATAL
     remote = [[*on("n1"), *command] for command in commands]

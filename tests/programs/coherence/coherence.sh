@@ -94,6 +94,7 @@ exec 5>> log; for i in 1 2 3; do echo "home $i" >&5; $MRUN sh -c "echo 'node $i'
 
 ### sqlite used from home and a node at once
 #: contents differ: x.db
+#: times differ: x.db home in
 # Both write at the same time.
 sqlite3 x.db 'create table t(who, n)'
 insert='for i in $(seq 40); do echo ".timeout 30000"; echo "insert into t values(:who, $i);"; done'

@@ -51,7 +51,7 @@ cd d; rmdir ../d; $MRUN sh -c 'echo running' 2> /dev/null; echo $?
 ### umask
 umask 027
 $MRUN sh -c 'umask; touch f; mkdir d; ( umask 0; touch g )'
-umask 0777
+umask 0177
 $MRUN touch h
 umask 022
 $MRUN touch i

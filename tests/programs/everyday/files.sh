@@ -103,7 +103,6 @@ chmod +t t/a
 chmod -v a=r t/c/hard
 chmod --reference=t/a/b t/c
 chmod 777 none; echo $?
-chmod 600 /etc/passwd; echo $?
 stat -c '%n %a %A' t t/a t/a/* t/c/*
 echo x >> t/a/ten; echo $?
 
@@ -121,8 +120,8 @@ stat -c %a t/c/empty
 chown "$(id -u)" t/a/ten
 chown :"$(id -gn)" t/a/ten
 chgrp "$(id -g)" t/c/empty; echo $?
-chown root t/a/ten; echo $?
-chown 4000 t/a/ten; echo $?
+touch t/c/new
+stat -c "%U %G" t/c/new
 
 ### touch
 touch a b
@@ -329,7 +328,7 @@ bash -c 'echo $0 | od -c' "$(printf '\377arg\n')"
 ### many files in one directory
 mkdir m
 cd m
-seq -f 'file-%05g' 3000 | xargs touch
+seq -f 'file-%05g' 1000 | xargs touch
 ls | wc -l
 ls | md5sum
 rm -f file-0[0-9]*7
