@@ -75,6 +75,7 @@ class Probe:
         """Take the first sample's beginning."""
         self.speed = 0
         self._stat = _cpu_times()
+        self._idle = 1.0  # part of the ticks of all CPUs
         self._guest_ticks = 0
         self._when = time.monotonic()
 
@@ -83,8 +84,11 @@ class Probe:
         now = time.monotonic()
         stat = _cpu_times()
         elapsed, self._when = max(now - self._when, 1e-3), now
-        idle = max(0.0, (stat[3] + stat[4] - self._stat[3] - self._stat[4]) / _TICKS / elapsed)
-        self._stat = stat
+        spent = sum(stat) - sum(self._stat)
+        # A part of all ticks, not of the time: a container's /proc/stat may be a second behind.
+        if spent > 0:
+            self._idle = max(0.0, (stat[3] + stat[4] - self._stat[3] - self._stat[4]) / spent)
+            self._stat = stat
         ticks = sum(process.ticks for process in all_processes(proc)) if proc >= 0 else 0
         used = max(0, ticks - self._guest_ticks) / _TICKS / elapsed
         self._guest_ticks = ticks
@@ -93,7 +97,7 @@ class Probe:
         load1, _, _, running = _read("/proc/loadavg").split()[:4]
         return Load(
             cpus_milli=int(cpus * 1000),
-            idle_milli=int(min(idle, cpus) * 1000),
+            idle_milli=int(min(self._idle, 1.0) * cpus * 1000),
             running=int(running.split("/")[0]),
             load1_milli=int(float(load1) * 1000),
             memory_total=memory.get("MemTotal", 0),
