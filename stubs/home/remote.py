@@ -179,7 +179,8 @@ class Remote:
         self._fail(message.reason.decode(errors="replace"))
 
     def _fd_closed(self, message: FdClosed) -> None:
-        if message.fd == 2 and not self._verbose:
+        # When the node is lost there is still something to say.
+        if message.fd == 2 and not self._verbose and self.failure is None:
             let_go_of([2])
 
     def _signal_group(self, message: Signal) -> None:
