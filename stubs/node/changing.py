@@ -133,6 +133,8 @@ class Changing:
 
         def done(reply: Attrs) -> None:
             self._own(reply)
+            if valid & fuse.FATTR_SIZE:
+                self._reading.drafts.truncate(target, size)
             self._directories.reply_attr(unique, target)
 
         message = Setattr(
@@ -153,6 +155,7 @@ class Changing:
             return
         _, offset, length, mode, _ = fuse.fuse_fallocate_in.unpack_from(self._device.buffer, BODY)
         self._reading.discard(node)
+        self._reading.drafts.end(node)
 
         def done(reply: Attrs) -> None:
             self._own(reply)
@@ -167,7 +170,7 @@ class Changing:
 
         def found(reply: Found) -> None:
             node = self._take_in(parent, name, reply)
-            self._directories.reply_entry(unique, node)
+            self._directories.reply_entry(unique, parent, node)
 
         self._uplink.request(unique, message, Found, found, (parent,))
 
@@ -189,7 +192,9 @@ class Changing:
         def found(reply: Found) -> None:
             node = self._take_in(directory, name, reply)
             self._opening.count_open(node, flags)
-            self._directories.reply_entry(unique, node, OPENED)
+            if node.attr.size == 0 and not node.opened().pending:
+                self._reading.drafts.begin(node)
+            self._directories.reply_entry(unique, directory, node, OPENED)
 
         self._uplink.request(
             unique, Create(nodeid, name, mode & 0o7777, flags), Found, found, (parent,)

@@ -92,28 +92,40 @@ class Directories:
 
     # replies
 
-    def entry_out(self, node: Node) -> bytes:
+    def entry_out(self, parent: Node, node: Node) -> bytes:
         """Return fuse_entry_out and fuse_attr of a node, counting the reference it gives."""
         node.lookups += 1
-        seconds = VOLATILE_SECONDS if node.until != FOREVER else DAY
-        return _ENTRY_OUT(node.id, 0, seconds, seconds, 0, 0) + self._inodes.packed(node)
+        directory = parent.dir
+        if directory is not None and directory.until == FOREVER == parent.until:
+            name_valid = DAY
+        else:
+            name_valid = VOLATILE_SECONDS
+        valid, valid_ns = self._validity(node)
+        return _ENTRY_OUT(node.id, 0, name_valid, valid, 0, valid_ns) + self._inodes.packed(node)
+
+    def _validity(self, node: Node) -> tuple[int, int]:
+        """Return for how long the kernel may believe the attributes, in s and ns."""
+        if node.until == FOREVER:
+            return DAY, 0
+        left = node.until - self._clock()
+        return (0, 0) if left <= 0 else (int(left), int(left % 1 * 1e9))
 
     def attr_out(self, node: Node) -> bytes:
         """Return fuse_attr_out and fuse_attr of a node."""
-        seconds = VOLATILE_SECONDS if node.until != FOREVER else DAY
-        return _ATTR_OUT(seconds, 0, 0) + self._inodes.packed(node)
+        valid, valid_ns = self._validity(node)
+        return _ATTR_OUT(valid, valid_ns, 0) + self._inodes.packed(node)
 
-    def reply_entry(self, unique: int, node: Node, more: bytes = b"") -> None:
+    def reply_entry(self, unique: int, parent: Node, node: Node, more: bytes = b"") -> None:
         """Answer with an entry (and `more`), once no write to it is under way."""
         if node.file is not None and node.file.pending:
-            self._uplink.wait(unique, (node.parent,) if node.parent is not None else ())
-            self.when_written(node, lambda: self._reply_late(unique, node, more))
-        elif not self._device.reply(unique, self.entry_out(node) + more):
+            self._uplink.wait(unique, (parent,))
+            self.when_written(node, lambda: self._reply_late(unique, parent, node, more))
+        elif not self._device.reply(unique, self.entry_out(parent, node) + more):
             self._inodes.forget(node.id, 1)
 
-    def _reply_late(self, unique: int, node: Node, more: bytes) -> None:
+    def _reply_late(self, unique: int, parent: Node, node: Node, more: bytes) -> None:
         self._uplink.waited(unique)
-        self.reply_entry(unique, node, more)
+        self.reply_entry(unique, parent, node, more)
 
     def reply_attr(self, unique: int, node: Node) -> None:
         """Answer with attributes as they are known here."""
@@ -143,8 +155,8 @@ class Directories:
             and (directory.until == FOREVER or directory.until > self._clock())
         ):
             child = directory.names.get(name)
-            if child is not None and child.until == FOREVER:
-                self.reply_entry(unique, child)
+            if child is not None and child.id:
+                self.reply_entry(unique, parent, child)
                 return
             if child is None and directory.complete and len(name) <= NAME_MAX:
                 if parent is not self._inodes.root or not self.hidden(unique, nodeid, name):
@@ -164,7 +176,7 @@ class Directories:
                 self._lookup_one(unique, parent, name)
                 return
         elif name in directory.fresh:
-            self.reply_entry(unique, directory.fresh[name])
+            self.reply_entry(unique, parent, directory.fresh[name])
             return
         elif directory.fresh:
             # The first part has come and others will: a single name comes sooner by itself.
@@ -179,7 +191,7 @@ class Directories:
             self._inodes.observe(reply.dir)
             node = self._inodes.observe(reply.entry.attr, reply.entry.target)
             self._inodes.add_name(parent, name, node)
-            self.reply_entry(unique, node)
+            self.reply_entry(unique, parent, node)
 
         def refused(code: int) -> None:
             if code == errno.ENOENT:
@@ -243,7 +255,7 @@ class Directories:
         for name in [name for name in directory.waiting if name in fresh]:
             for unique in directory.waiting.pop(name):
                 self._uplink.waited(unique)
-                self.reply_entry(unique, fresh[name])
+                self.reply_entry(unique, parent, fresh[name])
         if reply.cookie:
             # What was not in this part comes sooner by itself than with the last one.
             for name, uniques in list(directory.waiting.items()):
@@ -283,7 +295,7 @@ class Directories:
     ) -> None:
         node = directory.names.get(name)
         if node is not None:
-            self.reply_entry(unique, node)
+            self.reply_entry(unique, parent, node)
         elif directory.complete and code == 0:
             self._reply_miss(unique, directory, name)
         elif directory.unlistable or directory.large:
@@ -367,6 +379,14 @@ class Directories:
             directory.large = directory.unlistable = False
             if directory.names or directory.misses:
                 self._load(parent, whole=False)
+
+    def lost(self, node: Node) -> None:
+        """Take in that home does not know this inode any more: what has its name now is another."""
+        parent = node.parent
+        if parent is not None and parent.dir is not None:
+            if parent.dir.names.get(node.name) is node:
+                self.changed(parent, node.name, None)
+            self.distrust(parent)
 
     # FORGET, GETATTR, READLINK
 
@@ -488,7 +508,7 @@ class Directories:
                 if position < 2 or pending or not child.id:
                     parts.append(_NO_ENTRY)
                 else:
-                    parts.append(self.entry_out(child))
+                    parts.append(self.entry_out(node, child))
                     given.append(child)
             kind = stat.S_IFMT(child.attr.mode) >> 12
             parts.append(_DIRENT(child.attr.ino, position + 1, len(name), kind))

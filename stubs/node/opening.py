@@ -20,6 +20,7 @@ from stubs.wire.messages import (
     Cancel,
     Done,
     Fsync,
+    Getattr,
     Hold,
     Lock,
     Locked,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from stubs.node.fuse import Device
     from stubs.node.inodes import Inodes, Node
     from stubs.node.invalidation import Notifier
+    from stubs.node.reading import Reading
     from stubs.node.uplink import Uplink
     from stubs.node.writing import Writing
 
@@ -64,6 +66,7 @@ class Opening:
         uplink: Uplink,
         inodes: Inodes,
         notifier: Notifier,
+        reading: Reading,
         writing: Writing,
     ) -> None:
         """Take over the opcodes of open files and locks."""
@@ -73,6 +76,7 @@ class Opening:
         self._uplink = uplink
         self._inodes = inodes
         self._notifier = notifier
+        self._reading = reading
         self._writing = writing
         self._to_hold: list[int] = []
         self._to_release: list[int] = []
@@ -106,20 +110,34 @@ class Opening:
         if wanted & ~node.attr.rights:
             self._device.error(unique, self._refusal(node, wanted & ~node.attr.rights))
             return
-        if not flags & os.O_TRUNC:
+        if not flags & os.O_TRUNC and self._inodes.fresh(node):
             self._opened(unique, node, flags)
+        elif not flags & os.O_TRUNC:
+            self._check(unique, node, flags)
         elif node.attr.size == 0 and node.until == FOREVER and not node.opened().pending:
             # Nothing is cut off: only the times change, which need not be waited for.
             self._writing.post(node, setattr_size(node, 0))
+            self._reading.drafts.begin(node)
             self._opened(unique, node, flags)
         else:
 
             def truncated(reply: Attrs) -> None:
                 for attr in reply.attrs:
                     self._inodes.own(attr)
+                self._reading.drafts.begin(node)
                 self._opened(unique, node, flags)
 
             self._uplink.request(unique, setattr_size(node, 0), Attrs, truncated, (node,))
+
+    def _check(self, unique: int, node: Node, flags: int) -> None:
+        """Open a file that home cannot watch: first see whether it is what the kernel cached."""
+
+        def got(reply: Attrs) -> None:
+            for attr in reply.attrs:
+                self._inodes.observe(attr)
+            self._notifier.settled(lambda: self._opened(unique, node, flags))
+
+        self._uplink.request(unique, Getattr(node.id), Attrs, got)
 
     def _refusal(self, node: Node, lacking: int) -> int:
         """Return the errno of open(2) for rights that the user does not have."""

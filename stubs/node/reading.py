@@ -12,6 +12,7 @@ import errno
 from collections import OrderedDict
 
 from stubs.abi import fuse
+from stubs.node.drafts import Drafts
 from stubs.node.fuse import BODY
 from stubs.wire.messages import Data, Error, Read
 
@@ -26,6 +27,9 @@ UNIT = 128 << 10  # the largest READ of the kernel, unless the administrator rai
 PIECE = 512 << 10  # of a sequential read; also the size up to which a file is small
 MAX_WINDOW = 4 << 20  # fetched ahead for one file
 MAX_BUFFERED = 16 << 20  # fetched ahead for all files
+
+# The kernel reads so much, or more, around a page fault; read(2) at random asks for what it needs.
+READ_AROUND = 64 << 10
 
 # How often a read that is overtaken by changes is asked again before it is given as it is.
 MAX_REPEATS = 8
@@ -65,6 +69,7 @@ class Reading:
 
     def __init__(self, device: Device, uplink: Uplink, inodes: Inodes) -> None:
         """Take over READ."""
+        self.drafts = Drafts()
         self.buffered = 0  # bytes here or on their way that nobody waits for yet
         self.bytes_in = 0
         self._device = device
@@ -79,11 +84,15 @@ class Reading:
         if node is None:
             self._device.error(unique, errno.ESTALE)
             return
+        end = offset + size
+        draft = self.drafts.read(node, offset, end)
+        if draft is not None:
+            self._device.reply(unique, draft)
+            return
         state = node.opened()
         ahead = state.ahead
         if ahead is None:
             ahead = state.ahead = ReadAhead()
-        end = offset + size
         self._ask_for(node, ahead, offset, end)
         self._serve(node, ahead, unique, offset, end, held=False)
 
@@ -100,12 +109,14 @@ class Reading:
         ahead.expected = end
         covered = self._covered(ahead, offset, end)
         if covered < end:
-            stop = end
+            start, stop = covered, end
             if offset == 0 and end < size <= PIECE:
                 stop = size
             elif ahead.window and ahead.asked <= covered:
                 stop = max(end, min(size, covered + PIECE))
-            self._fetch(node, ahead, covered, stop)
+            elif offset and end - offset >= READ_AROUND:
+                start, stop = self._around(ahead, covered, end, size)
+            self._fetch(node, ahead, start, stop)
             ahead.asked = stop
         limit = min(size, end + ahead.window)
         while ahead.window and ahead.asked < limit and self.buffered < MAX_BUFFERED:
@@ -114,6 +125,20 @@ class Reading:
             if ahead.asked - start < PIECE and ahead.asked < size:
                 break
             self._fetch(node, ahead, start, ahead.asked)
+
+    def _around(self, ahead: ReadAhead, start: int, end: int, size: int) -> tuple[int, int]:
+        """Return the range to ask for when a page fault of a mapping made the kernel read around.
+
+        What is mapped is read in all places sooner or later: programs and their libraries.
+        """
+        first = start // PIECE * PIECE
+        last = max(end, min(first + PIECE, size))
+        for piece in ahead.pieces:
+            if piece.end <= start:
+                first = max(first, piece.end)
+            elif piece.start >= end:
+                last = min(last, piece.start)
+        return first, max(last, end)
 
     def _covered(self, ahead: ReadAhead, offset: int, end: int) -> int:
         """Return up to where [offset, end) is covered without a gap."""
@@ -145,6 +170,8 @@ class Reading:
                 self._arrived(node, ahead, piece, reply.data)
             else:
                 code = reply.errno if type(reply) is Error and reply.errno > 0 else errno.EIO
+                if code == errno.ESTALE:
+                    self._uplink.lost(node)
                 self._refused(node, ahead, piece, code)
 
         self._uplink.ask(Read(node.id, piece.start, piece.end - piece.start), done)
@@ -229,7 +256,7 @@ class Reading:
                         self._drop(node, node.file.ahead, piece)
 
     def discard(self, node: Node) -> None:
-        """Forget what was fetched of a file: its contents change, or nobody has it open."""
+        """Forget what was fetched of a file: its contents change."""
         if node.file is None or node.file.ahead is None:
             return
         ahead = node.file.ahead

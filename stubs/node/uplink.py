@@ -32,6 +32,8 @@ class Uplink:
         self.round_trips = 0  # how often a process waited for home
         self.pending: dict[int, Sequence[Node]] = {}  # unanswered requests of the kernel
         self.before: Callable[[], None] = lambda: None
+        # Called when home does not know an inode any more.
+        self.lost: Callable[[Node], None] = lambda node: None
         self.no_longer_busy: Callable[[Node], None] = lambda node: None
         self._link = link
         self._device = device
@@ -60,12 +62,21 @@ class Uplink:
                 then(answer)
             elif type(answer) is not Error:
                 raise RemoteProtocolError(f"{type(answer).__name__} answers {message!r}")
-            elif refused is not None:
-                refused(answer.errno)
             else:
-                self._device.error(unique, answer.errno if answer.errno > 0 else errno.EIO)
+                code = answer.errno if answer.errno > 0 else errno.EIO
+                if code == errno.ESTALE:
+                    self._lose(message)
+                if refused is not None:
+                    refused(code)
+                else:
+                    self._device.error(unique, code)
 
         return self._link.request(message, done)
+
+    def _lose(self, message: Message) -> None:
+        node = self._inodes.get(getattr(message, "id", 0) or getattr(message, "dir", 0))
+        if node is not None:
+            self.lost(node)
 
     def ask(self, message: Message, done: Callable[[Message], None]) -> None:
         """Ask without anybody waiting; `done` gets whatever is answered."""

@@ -88,6 +88,7 @@ class View:
             self._uplink,
             self._inodes,
             self._notifier,
+            self._reading,
             self._writing,
         )
         Changing(
@@ -99,6 +100,7 @@ class View:
             self._reading,
         )
         self._uplink.before = self._send_ahead
+        self._uplink.lost = self._directories.lost
         self._uplink.no_longer_busy = self._notifier.unpark
         self._directories.when_written = self._writing.when_written
         self._directories.hidden = self._hidden
@@ -205,6 +207,7 @@ class View:
 
     def _contents_changed(self, node: Node) -> None:
         self._reading.discard(node)
+        self._reading.drafts.end(node)
         self._notifier.contents(node)
 
     def _invalidate_all(self, _: InvalidateAll, __: int, ___: list[int]) -> None:
@@ -224,6 +227,7 @@ class View:
 
     def _dropped(self, node: Node) -> None:
         self._opening.dropped(node)
+        self._reading.drafts.end(node)
         if not self._to_forget:
             self._loop.call_later(FORGET_SECONDS, self._tell_forgotten)
         self._to_forget.append(node.id)
@@ -276,7 +280,7 @@ class View:
         if stat.S_ISDIR(node.attr.mode):
             self._device.error(unique, errno.EISDIR)
         else:
-            self._directories.reply_entry(unique, node)
+            self._directories.reply_entry(unique, self._inodes.root, node)
 
     # the rest
 

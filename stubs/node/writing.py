@@ -99,6 +99,7 @@ class Writing:
         data = bytes(device.view[_DATA : _DATA + size])
         append = bool(flags & os.O_APPEND) and not write_flags & fuse.FUSE_WRITE_CACHE
         self._append_to_queue(node, offset, data, append)
+        self._reading.drafts.write(node, offset, data)
         if state.ahead is not None:
             self._reading.discard(node)
         if self._unanswered + self._queued > MAX_UNANSWERED:
@@ -162,6 +163,7 @@ class Writing:
         self._take_in(node, reply)
         # Somebody at home appended too: what the kernel has cached is at the wrong place.
         if chunk.append and node.attr.size != chunk.end:
+            self._reading.drafts.end(node)
             self._notifier.contents(node)
         while self._stalled and self._unanswered + self._queued <= MAX_UNANSWERED:
             unique, size = self._stalled.popleft()
@@ -212,6 +214,7 @@ class Writing:
         node.opened().error = code
         node.until = 0.0
         self._failures[node] = code
+        self._reading.drafts.end(node)
         self._notifier.contents(node)
 
     def told(self, node: Node) -> int:
