@@ -54,9 +54,10 @@ git none; echo $?
 ### git clone, branch and merge
 #: setup: repository
 #: contents differ: */.git/index */index */objects/pack/* */logs/*
-#: times differ: */objects* */objects
+#: times differ: */objects* */logs*
 # The index holds times and inode numbers; packs are made by threads; logs tell when. What was
-# changed in the same instant as the index is read again, which renews the times of objects.
+# changed in the same instant as the index is read again, which renews the times of objects. Logs
+# are rewritten in the order of a directory.
 export GIT_CONFIG_GLOBAL=$PWD/gitconfig GIT_AUTHOR_DATE='1600000000 +0000' GIT_COMMITTER_DATE='1600000000 +0000'
 git clone -q r c1
 git clone -q --bare r b.git
