@@ -40,7 +40,7 @@ from stubs.wire.messages import Invalidate, InvalidateAll
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
     from stubs.home.inodes import Inode
     from stubs.home.resolve import Tree
@@ -57,6 +57,9 @@ PUBLISH_SECONDS = 0.005
 
 # More than this at once, and the node does better to forget everything.
 MAX_CHANGES = 8192
+
+# Names in one message: each takes up to NAME_MAX and PATH_MAX bytes.
+PART_CHANGES = 1024
 
 # Watches on files themselves (those with several names), and files looked at by every barrier.
 MAX_FILE_WATCHES = 4096
@@ -81,7 +84,7 @@ class Coherence:
         self._loop = loop
         self._tree = tree
         self._post = post
-        self._fd = inotify.init()
+        self._fd = _inotify()
         self._watches: dict[int, Inode] = {}
         self._file_watches = 0
         self._names: dict[tuple[Directory, bytes], None] = {}
@@ -96,15 +99,17 @@ class Coherence:
         self._closed: dict[Inode, int] = {}
         self._publishing = False
         self._timer: Timer | None = None
-        loop.watch(self._fd, READ, self._readable)
+        if self._fd >= 0:
+            loop.watch(self._fd, READ, self._readable)
         tree.refresh = self.refresh
 
     def close(self) -> None:
         """Watch nothing any more."""
         if self._timer is not None:
             self._timer.cancel()
-        self._loop.forget(self._fd)
-        os.close(self._fd)
+        if self._fd >= 0:
+            self._loop.forget(self._fd)
+            os.close(self._fd)
 
     # watching
 
@@ -132,6 +137,8 @@ class Coherence:
 
     def _add(self, inode: Inode, events: int) -> int:
         path = proc_path(self._tree.path_fd(inode))
+        if self._fd < 0:
+            return -1
         try:
             wd = inotify.inotify_add_watch(self._fd, path, events)
         except OSError as error:
@@ -191,6 +198,8 @@ class Coherence:
         self._drain(())
 
     def _drain(self, echoes: Collection[Echo]) -> None:
+        if self._fd < 0:
+            return
         for wd, mask, _, name in inotify.read_events(self._fd):
             if mask & IN_Q_OVERFLOW:
                 self._overflow()
@@ -251,14 +260,19 @@ class Coherence:
             self._tree.moved()
         if mask & (IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO):
             former = self._tree.table.displace(directory, name)
-            if former is not None:
+            if former is not None and former.parent is not None:
+                self._attrs[former] = None  # it has other names, but one less
+            elif former is not None:
                 self._nameless(former, moved=bool(mask & IN_MOVED_FROM))
 
     def _nameless(self, inode: Inode, moved: bool) -> None:
         """See what is to become of an inode whose name is gone."""
         if inode.held:
             self._attrs[inode] = None
-            self.watch_file(inode)
+            try:
+                self.watch_file(inode)
+            except OSError:
+                pass  # lost: we keep as many as we may, and this one was not among them
         elif moved:
             self._leaving.append(inode)
         elif inode.nlink <= 1 or isinstance(inode, Directory):
@@ -304,13 +318,13 @@ class Coherence:
             self._timer = None
         self._publishing = True
         try:
-            message = self._collect()
+            messages = self._collect()
         finally:
             self._publishing = False
-        if message is not None:
+        for message in messages:
             self._post(message)
 
-    def _collect(self) -> Message | None:
+    def _collect(self) -> list[Message]:
         names, self._names = self._names, {}
         data, self._data = self._data, {}
         attrs, self._attrs = self._attrs, {}
@@ -318,20 +332,21 @@ class Coherence:
         # Names first: they tell where a file that was moved is now.
         changes = [change for place in names if (change := self._change(*place)) is not None]
         self._let_go()
-        changed = [attr for inode in data if (attr := self._attr(inode)) is not None]
-        touched = [
-            attr for inode in attrs if inode not in data and (attr := self._attr(inode)) is not None
-        ]
+        changed = self._attributes(data, changes)
+        touched = self._attributes([inode for inode in attrs if inode not in data], changes)
         for inode, mtime in closed.items():
             if inode.mtime_ns != mtime:
                 self._check(inode)  # changed without a write: through mmap
         dirs, self._dirs = self._dirs, {}
         if self._lost_count:
             self._lost_count = False
-            return InvalidateAll()
-        if changed or touched or changes or dirs:
-            return Invalidate(changed, touched, changes, list(dirs))
-        return None
+            return [InvalidateAll()]
+        # In parts that fit a frame, with the longest names and targets.
+        parts: list[Message] = []
+        while changed or touched or changes or dirs:
+            parts.append(Invalidate(changed, touched, changes[:PART_CHANGES], list(dirs)))
+            changed, touched, changes, dirs = [], [], changes[PART_CHANGES:], {}
+        return parts
 
     def _let_go(self) -> None:
         """Take back the ids of files that went out of sight."""
@@ -350,22 +365,34 @@ class Coherence:
             entry = self._tree.entry(directory, name)
         except (FileNotFoundError, NotADirectoryError):
             return Change(directory.id, name, None, b"")
-        except OSError as error:
-            if error.errno == errno.ESTALE:
-                return None  # the directory itself is gone: its parent's watch tells
-            if error.errno in (errno.EACCES, errno.EPERM):
-                # No longer ours to look at: let the node ask.
-                self._dirs[directory.id] = None
-                return None
-            raise
+        except OSError:
+            # Moved away, or no longer ours to look at: the node will be told when it asks.
+            self._dirs[directory.id] = None
+            return None
         return Change(directory.id, name, entry.attr, entry.target)
 
-    def _attr(self, inode: Inode) -> Attr | None:
-        if not self._tree.table.is_known(inode):
-            return None
-        try:
-            return self._tree.attributes(inode)
-        except OSError:
-            # Its name is gone or out of reach, which is told with its directory; through its id
-            # the node gets an error by itself.
-            return None
+    def _attributes(self, inodes: Iterable[Inode], changes: list[Change]) -> list[Attr]:
+        """Return the attributes of `inodes`; what cannot be told so is told by its name."""
+        found = []
+        for inode in inodes:
+            if not self._tree.table.is_known(inode):
+                continue
+            try:
+                found.append(self._tree.attributes(inode))
+            except OSError:
+                # Another file is there by now, or overlayfs has given it another number. Without
+                # a name it is lost, which the node finds out when it uses the id.
+                if inode.parent is not None:
+                    change = self._change(inode.parent, inode.name)
+                    changes += [change] if change is not None else []
+        return found
+
+
+def _inotify() -> int:
+    """Return an inotify descriptor; -1 when the user has no more: then everything is volatile."""
+    try:
+        return inotify.init()
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENOSYS):
+            raise
+        return -1

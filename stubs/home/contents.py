@@ -19,6 +19,8 @@ from stubs.home.resolve import proc_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stubs.home.coherence import Coherence
     from stubs.home.inodes import Inode
     from stubs.home.resolve import Tree
@@ -37,14 +39,26 @@ MAX_WRITERS = 64
 class Contents:
     """The open files of one link."""
 
-    def __init__(self, loop: Loop, tree: Tree, coherence: Coherence, held: int) -> None:
-        """Keep at most `held` files open for the sake of bodies that have them open."""
+    def __init__(
+        self,
+        loop: Loop,
+        tree: Tree,
+        coherence: Coherence,
+        failed: Callable[[Inode, OSError], None],
+        budget: int,
+    ) -> None:
+        """Use at most about half of `budget` descriptors.
+
+        `failed` hears of a write that fails when its file is closed (quota, network).
+        """
         self._loop = loop
         self._tree = tree
         self._coherence = coherence
-        self._held_limit = held
-        self.readers = FdCache(MAX_READERS)
-        self.writers = FdCache(MAX_WRITERS, self._close_writer)
+        self._failed = failed
+        self._held_limit = budget // 4
+        kept = budget // 16
+        self.readers = FdCache(min(MAX_READERS, budget // 8), keep_limit=kept)
+        self.writers = FdCache(min(MAX_WRITERS, budget // 16), self._close_writer, kept)
         self._writer_timer: Timer | None = None
         self._idle_timer: Timer | None = None
 
@@ -140,9 +154,13 @@ class Contents:
             self._writer_timer = self._loop.call_later(WRITER_SECONDS, self._age_writers)
 
     def _close_writer(self, number: int, fd: int) -> None:
-        self._coherence.before()
-        os.close(fd)
         inode = self._tree.table.find(number)
+        self._coherence.before()
+        try:
+            os.close(fd)
+        except OSError as error:
+            if inode is not None:
+                self._failed(inode, error)
         self._coherence.after(*(self._coherence.echo_of(inode) if inode is not None else ()))
 
     def _age_writers(self) -> None:

@@ -20,9 +20,18 @@ if TYPE_CHECKING:
 class FdCache:
     """Descriptors by inode id."""
 
-    def __init__(self, limit: int, close: Callable[[int, int], None] | None = None) -> None:
-        """Keep at most `limit`; `close(id, fd)` closes one that leaves (os.close by default)."""
+    def __init__(
+        self,
+        limit: int,
+        close: Callable[[int, int], None] | None = None,
+        keep_limit: int | None = None,
+    ) -> None:
+        """Hold at most `limit`; `close(id, fd)` closes one that leaves (os.close by default).
+
+        Of the kept ones the oldest is given up when there are more than `keep_limit`.
+        """
         self._limit = limit
+        self._keep_limit = keep_limit
         self._close = close or _close
         self._fds: OrderedDict[int, int] = OrderedDict()
         self._kept: dict[int, int] = {}
@@ -64,6 +73,8 @@ class FdCache:
         if former is not None and former != fd:
             self._close(number, former)
         self._kept[number] = fd
+        if self._keep_limit is not None and len(self._kept) > self._keep_limit:
+            self.drop_kept(next(iter(self._kept)))
 
     def release(self, number: int) -> None:
         """Let a kept descriptor come and go again as others do."""

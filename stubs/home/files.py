@@ -96,7 +96,7 @@ class FileService:
         self._link: NodeLink | None = None
         self._tree = Tree(root, policy, budget // 8)
         self._coherence = Coherence(loop, self._tree, self._post, self._written_elsewhere)
-        self._contents = Contents(loop, self._tree, self._coherence, budget // 4)
+        self._contents = Contents(loop, self._tree, self._coherence, self._write_failed, budget)
         self._changes = Changes(self._tree, self._contents, self._coherence)
         self._listings = Listings(self._tree, self._coherence)
         self._locks = Locks(loop, self._tree, self._coherence, self._reply_locked, budget // 8)
@@ -296,12 +296,15 @@ class FileService:
             try:
                 self._changes.write(message)
             except OSError as error:
-                inode.failed = error.errno or errno.EIO
-                self._post(Failed(inode.id, inode.failed, self._path(inode)))
+                self._write_failed(inode, error)
         if self._unacknowledged >= ACKNOWLEDGE_BYTES:
             self._acknowledge()
         else:
             self._loop.at_turn_end(self._acknowledge)
+
+    def _write_failed(self, inode: Inode, error: OSError) -> None:
+        inode.failed = error.errno or errno.EIO
+        self._post(Failed(inode.id, inode.failed, self._path(inode)))
 
     def _write_asked(self, message: Write) -> Message:
         self._changes.write(message)
@@ -324,12 +327,18 @@ class FileService:
         self._asked_about(message.id)
         try:
             inode = self._tree.table.get(message.id)
-            fd = self._tree.open_again(inode, os.O_RDONLY)
+            fd = self._open_to_sync(inode)
         except OSError as error:
             self._reply(tag, _error(error))
             return
         self._contents.settle_file(inode)
         self._syncing.sync(fd, bool(message.datasync), lambda error: self._synced(tag, error))
+
+    def _open_to_sync(self, inode: Inode) -> int:
+        try:
+            return self._tree.open_again(inode, os.O_RDONLY)
+        except PermissionError:
+            return os.dup(self._contents.writer(inode))
 
     def _synced(self, tag: int, error: OSError | None) -> None:
         self._reply(tag, Done() if error is None else _error(error))

@@ -1,8 +1,9 @@
 """The inodes that a node knows: their ids, their identity at home, and where they were last seen.
 
-One id per (device, inode number), never given twice. An inode has at most one place, a name in a
-directory; a file with several names has the one seen last. A place is a hint: whoever opens by it
-compares device and inode (`stubs.home.resolve`). No system calls here.
+One id per (device, inode number), never given twice. An inode has a place, a name in a directory,
+as far as one is known; a file with several names has the one seen last, and falls back on the
+others. A place is a hint: whoever opens by it compares device and inode (`stubs.home.resolve`).
+No system calls here.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Inode:
         "mtime_ns",
         "name",
         "nlink",
+        "others",
         "parent",
         "revoked",
         "size",
@@ -50,6 +52,7 @@ class Inode:
         self.kind = kind
         self.parent: Directory | None = None
         self.name = b""
+        self.others: list[tuple[Directory, bytes]] | None = None  # further places, if it has any
         self.size = 0  # these three: as the node was last told
         self.mtime_ns = 0
         self.nlink = 0
@@ -144,12 +147,9 @@ class InodeTable:
         if known is not inode:
             if known is not None:
                 self.displace(parent, name)
-            self._leave(inode)
+            if inode.parent is not None:
+                self._leave(inode)
             parent.children[name] = inode
-            inode.parent = parent
-            inode.name = name
-        elif inode.parent is not parent or inode.name != name:
-            # Another of its names was seen in between.
             inode.parent = parent
             inode.name = name
         return inode
@@ -157,15 +157,25 @@ class InodeTable:
     def displace(self, parent: Directory, name: bytes) -> Inode | None:
         """Note that `name` is no more what it was; return the inode that had it, if known."""
         inode = parent.children.pop(name, None)
-        if inode is not None and inode.parent is parent and inode.name == name:
-            inode.parent = None
-            inode.name = b""
+        if inode is None:
+            return None
+        if inode.others and (parent, name) in inode.others:
+            inode.others.remove((parent, name))
+        elif inode.others:
+            inode.parent, inode.name = inode.others.pop()
+        else:
+            inode.parent, inode.name = None, b""
         return inode
 
     def _leave(self, inode: Inode) -> None:
-        """Take a directory out of its former place: unlike a file it has only one."""
-        if inode.kind == stat.S_IFDIR and inode.parent is not None:
+        """Prepare `inode` for another place: a directory has only one, a file may have several."""
+        assert inode.parent is not None
+        if inode.kind == stat.S_IFDIR:
             self.displace(inode.parent, inode.name)
+        elif inode.others is None:
+            inode.others = [(inode.parent, inode.name)]
+        else:
+            inode.others.append((inode.parent, inode.name))
 
     def rekey(self, inode: Inode, status: os.stat_result) -> None:
         """Give `inode` the identity in `status`: overlayfs changes it on the first write."""
@@ -179,9 +189,10 @@ class InodeTable:
             return
         self._ids.pop(inode.id, None)
         self._forget_key(inode)
-        if inode.parent is not None and inode.parent.children.get(inode.name) is inode:
-            self.displace(inode.parent, inode.name)
-        inode.parent = None
+        if inode.parent is not None:
+            for parent, name in [(inode.parent, inode.name), *(inode.others or ())]:
+                parent.children.pop(name, None)
+        inode.parent, inode.name, inode.others = None, b"", None
 
     def is_known(self, inode: Inode) -> bool:
         """Tell whether the id of `inode` is still good."""

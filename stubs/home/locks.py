@@ -101,6 +101,8 @@ class Locks:
 
     def forget(self, inode: Inode) -> None:
         """Let go of all locks on `inode`: the node has dropped it."""
+        if not self._files:
+            return
         for key in [key for key in self._files if key[0] == inode.id]:
             self._close(key)
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from stubs.home.inodes import Inode
     from stubs.home.policy import ExportPolicy
 
-# Directories opened in a row to get at one of them; the cache must hold them all at once.
-MAX_DEPTH = 256
+# So many directories can be opened in a row to get at the last: the cache holds them all at once.
+MIN_DEPTH = 128
 
 _EMPTY = View(readonly=True, empty=True)
 
@@ -58,7 +58,9 @@ class Tree:
         self.credentials = Credentials()
         fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.table = InodeTable(os.fstat(fd))
-        self.paths = FdCache(max(2 * MAX_DEPTH, descriptors))
+        limit = max(2 * MIN_DEPTH, descriptors)
+        self.paths = FdCache(limit)
+        self._depth = limit // 2
         self.paths.keep(self.root.id, fd)
         self._root_path = os.readlink(proc_path(fd)).rstrip(b"/")
         self.generation = 0
@@ -95,7 +97,7 @@ class Tree:
         while above is not None and self.paths.get(above.id) is None:
             chain.append(above)
             above = above.parent
-            if len(chain) > MAX_DEPTH:
+            if len(chain) > self._depth:
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         for link in reversed(chain):
             if link.parent is None:
@@ -206,7 +208,10 @@ class Tree:
         """Return stat(2) of `inode`, by descriptor or by name; ESTALE when it is lost."""
         fd = self.paths.get(inode.id)
         if fd is not None:
-            return os.fstat(fd)
+            status = os.fstat(fd)
+            if status.st_ino != inode.ino or status.st_dev != inode.dev:
+                self.table.rekey(inode, status)  # overlayfs has copied it up
+            return status
         try:
             return self._status_by_name(inode)
         except OSError as error:

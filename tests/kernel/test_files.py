@@ -414,6 +414,29 @@ def test_hard_links_share_one_id(peer: Peer, tmp_path: Path) -> None:
     assert peer.read(number) == b"same"
 
 
+def test_a_file_that_lost_one_name_is_found_by_another(peer: Peer, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    for name in ("a", "b", "c", "d/e"):
+        if name == "a":
+            (tmp_path / name).write_bytes(b"same")
+        else:
+            os.link(tmp_path / "a", tmp_path / name)
+    number = peer.lookup("a").id
+    peer.names(peer.lookup("d").id)
+    peer.get(Unlink(1, b"a"), Attrs)
+    peer.get(Rename(1, b"b", 1, b"z", 0), Attrs)
+    os.unlink(tmp_path / "c")
+    peer.service._tree.paths.empty()
+    assert peer.read(number) == b"same"
+    peer.get(Unlink(1, b"z"), Attrs)
+    peer.service._tree.paths.empty()
+    peer.service._contents.readers.empty()
+    assert peer.attr(number).nlink == 1
+    assert peer.read(number) == b"same"
+    os.unlink(tmp_path / "d/e")
+    assert peer.errno(Getattr(number)) == errno.ESTALE
+
+
 def test_a_hard_link_of_a_symlink_is_one(peer: Peer, tmp_path: Path) -> None:
     (tmp_path / "l").symlink_to("gone")
     peer.get(Link(peer.lookup("l").id, 1, b"m"), Found)

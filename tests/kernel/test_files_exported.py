@@ -167,10 +167,15 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
     in_new_mount_namespace(run)
 
 
-def test_an_overlay_reads_what_was_written_through_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("apart", [False, True], ids=["one disk", "two disks"])
+def test_an_overlay_reads_what_was_written_through_it(tmp_path: Path, apart: bool) -> None:
     def run() -> None:
+        if apart:
+            subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
         for name in ("lower", "upper", "work", "merged"):
             (tmp_path / name).mkdir()
+        if apart:
+            subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "lower"], check=True)
         (tmp_path / "lower/f").write_bytes(b"lower")
         options = ",".join(
             f"{key}={tmp_path}/{name}"
@@ -183,13 +188,20 @@ def test_an_overlay_reads_what_was_written_through_it(tmp_path: Path) -> None:
         assert peer.read(number) == b"lower"
         peer.write(number, b"UPPER")
         assert peer.read(number) == b"UPPER"
-        (tmp_path / "lower/g").write_bytes(b"lower")
-        other = peer.lookup("g").id
-        assert peer.read(other) == b"lower"
-        with open(merged / "g", "r+b") as file:
-            file.write(b"home!")
-        peer.changes()
-        assert peer.read(peer.lookup("g").id) == b"home!"
+        assert peer.lookup("f").id == number
+        for name in ("g", "h"):
+            (tmp_path / "lower" / name).write_bytes(b"lower")
+        other, held = peer.lookup("g").id, peer.lookup("h").id
+        peer.node.post(Hold([held]))
+        assert peer.read(other) == peer.read(held) == b"lower"
+        for name in ("g", "h"):
+            with open(merged / name, "r+b") as file:
+                file.write(b"home!")
+        told = peer.changes()
+        known = {attr.id for attr in told.data} | {c.attr.id for c in told.names if c.attr}
+        assert {peer.lookup("g").id, held} <= known
+        assert peer.lookup("h").id == held
+        assert peer.read(peer.lookup("g").id) == peer.read(held) == b"home!"
 
     in_new_mount_namespace(run)
 
