@@ -24,7 +24,7 @@ import pytest
 
 from stubs.abi.mount import MS_BIND, MS_PRIVATE, MS_REC, mount
 from stubs.abi.prctl import PR_SET_PDEATHSIG, prctl
-from stubs.abi.sched import CLONE_NEWNS, unshare
+from stubs.abi.sched import CLONE_NEWNS, CLONE_NEWUSER, unshare
 from stubs.home.files import FileService
 from stubs.home.policy import ExportPolicy
 from stubs.link.endpoint import Endpoint, Link
@@ -105,10 +105,16 @@ class Bed:
         home_uid: int = 0,
         node_uid: int = 0,
         fuse_mode: int | None = 0o666,
-        hostname: bytes = b"homehost",
+        namespaces: int | None = None,
     ) -> None:
-        """Start an agent as `node_uid`, with /dev/fuse of that mode (None: without it)."""
+        """Start an agent as `node_uid`.
+
+        `fuse_mode` is the mode of /dev/fuse (None: there is none), `namespaces` how many user
+        namespaces it may make (None: as many as it likes).
+        """
         self.root = root
+        self.home_uid, self.node_uid = home_uid, node_uid
+        self.loads: list[Load] = []
         self._last_stream = 1000
         self._bodies: set[int] = set()
         self.loop = Loop()
@@ -124,7 +130,7 @@ class Bed:
             stdout=there.fileno(),
             cwd="/",
             env={"PATH": "/usr/bin:/bin", "HOME": str(root / "work")},
-            preexec_fn=lambda: _become_node_user(node_uid, fuse_mode),
+            preexec_fn=lambda: _become_node_user(node_uid, fuse_mode, namespaces),
         )
         there.close()
         here.sendall(TOKEN)
@@ -136,7 +142,7 @@ class Bed:
         self.rpc = Endpoint(self.loop, PipeStream(fd, fd), handlers, self.lost.append, "node")
         self.link = Link(self.rpc)
         self.files.attach(self.link)
-        hello = Hello(VERSION, home_uid, home_uid, 32768, hostname, self.files.root_attr())
+        hello = Hello(VERSION, home_uid, home_uid, 32768, b"homehost", self.files.root_attr())
         answer = self.ask(hello)
         assert isinstance(answer, Welcome), answer
         self.welcome = answer
@@ -151,16 +157,22 @@ class Bed:
 
     def close(self) -> None:
         """End the agent by the end of its link, and wait for it."""
-        self.rpc.close("the test ends")
-        self.files.close()
+        self.abandon()
         try:
             assert self.agent.wait(timeout=DEADLINE_SECONDS) == 0
         finally:
             self.agent.kill()
             self.agent.wait()
 
+    def abandon(self) -> None:
+        """Let go of the link."""
+        self.rpc.close("the test ends")
+        self.files.close()
+
     def _note(self, message: Message, tag: int, fds: list[int]) -> None:
-        if not isinstance(message, Load):
+        if isinstance(message, Load):
+            self.loads.append(message)
+        else:
             self.got.append(message)
 
     def _data(self, message: StreamData, tag: int, fds: list[int]) -> None:
@@ -298,18 +310,22 @@ def refused(answer: Message) -> int:
     return answer.errno
 
 
-def _become_node_user(uid: int, fuse_mode: int | None) -> None:
+def _become_node_user(uid: int, fuse_mode: int | None, namespaces: int | None) -> None:
     """Give the agent a /dev/fuse of its own, and its user."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     unshare(CLONE_NEWNS)
     mount(b"none", b"/", b"none", MS_REC | MS_PRIVATE)
-    if fuse_mode is None:
-        mount(b"/dev/null", b"/dev/fuse", b"none", MS_BIND)
-    else:
-        mount(b"tmpfs", b"/mnt", b"tmpfs", 0)
-        os.mknod("/mnt/fuse", 0o020000 | fuse_mode, os.makedev(10, 229))
-        os.chmod("/mnt/fuse", fuse_mode)
-        mount(b"/mnt/fuse", b"/dev/fuse", b"none", MS_BIND)
+    mount(b"tmpfs", b"/mnt", b"tmpfs", 0)
+    # Number 254 is nobody's: opening it is as with a kernel that has no fuse.
+    number = os.makedev(10, 229 if fuse_mode is not None else 254)
+    os.mknod("/mnt/fuse", 0o020000, number)
+    os.chmod("/mnt/fuse", fuse_mode or 0o666)
+    mount(b"/mnt/fuse", b"/dev/fuse", b"none", MS_BIND)
+    if namespaces is not None:
+        unshare(CLONE_NEWUSER)
+        for name, text in (("setgroups", "deny"), ("uid_map", "0 0 1"), ("gid_map", "0 0 1")):
+            Path(f"/proc/self/{name}").write_text(text)
+        Path("/proc/sys/user/max_user_namespaces").write_text(str(namespaces))
     if uid:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
