@@ -223,6 +223,7 @@ class Bed:
         """Start a body and return the answer; what was told of a former one is forgotten."""
         spawn = make_spawn(*argv, **fields)
         self.got = [each for each in self.got if getattr(each, "body", 0) != spawn.body]
+        self.files.barrier()
         answer = self.ask(spawn)
         if isinstance(answer, Spawned):
             self._bodies.add(spawn.body)
