@@ -92,7 +92,7 @@ def bench_true(cluster: Cluster) -> None:
 
 def bench_bulk(cluster: Cluster) -> None:
     """Sequential reading and writing of 512 MB through the view, cold."""
-    home = cluster.home
+    home, node = cluster.home, cluster.node("n1")
     size = 512 * MB
     home.run(("bash", "-c", MIXED.format(size=size)), check=True, timeout=300)
     for name, remote, local in (
@@ -103,17 +103,19 @@ def bench_bulk(cluster: Cluster) -> None:
             "dd if=/dev/zero of=out bs=1M count=512",
         ),
     ):
-        native, rate, cpu = [], [], []
+        native, rate, cpu, far = [], [], [], []
         for _ in range(ROUNDS):
             native.append(size / MB / timed(home, local))
             forget_view(cluster)
             warm_up(home)
-            before = home.cpu_seconds()
+            before, before_far = home.cpu_seconds(), node.cpu_seconds()
             rate.append(size / MB / timed(home, f"mrun -n n1 --no-fallback {remote}"))
             cpu.append(1000 * (home.cpu_seconds() - before) / (size / MB))
+            far.append(1000 * (node.cpu_seconds() - before_far) / (size / MB))
         base = show(f"{name} natively", native, "MB/s")
         print(f"  {show(f'{name} through the view, cold', rate, 'MB/s') / base:.3f} x native")
         show(f"{name}: home", cpu, "ms/MB")
+        show(f"{name}: node, sshd and dd included", far, "ms/MB")
 
 
 def bench_compile(cluster: Cluster) -> None:
