@@ -224,6 +224,8 @@ class Guests:
         if guest is None:
             return
         self._files.barrier()
+        if guest.terminal is not None and message.signo == signal.SIGCONT:
+            guest.terminal.before_resume()
         if guest.terminal is None or not guest.terminal.typed(guest.pid, message):
             self._link.post(message)
         if guest.terminal is not None and message.signo == signal.SIGCONT:

@@ -125,11 +125,10 @@ class Terminal:
         self.users.add(spawn.body)
         self._members[spawn.body] = Member(spawn.body, tell)
         if self._applied is None:
-            self._base = modes.parse(spawn.termios)
+            self._base = modes.parse(tcgets2(self._fd))
             self._set_node_modes(self._base)
-        else:
-            # What mrun saw was our doing.
-            spawn.termios = modes.pack(self._node)
+        # What mrun saw may be our doing, or what the shell's prompt needs.
+        spawn.termios = modes.pack(self._node)
         self._settle()
 
     def pause(self, pid: int) -> None:
@@ -137,6 +136,23 @@ class Terminal:
         if pid in self._members:
             self._members[pid].stopped = True
             self._settle()
+
+    def before_resume(self) -> None:
+        """Give the node's terminal the modes that a body will find on it when it goes on."""
+        if self._applied is None and not self._hung_up:
+            self._adopt_modes()
+
+    def _adopt_modes(self) -> None:
+        """Tell the node when somebody at home has changed the modes, as a shell does for itself."""
+        try:
+            found = modes.parse(tcgets2(self._fd))
+        except OSError:
+            self._hang_up()
+            return
+        if modes.differ(found, self._base) and not self._changed():
+            self._base = found
+            self._set_node_modes(found)
+            self._deliver(Modes(self.number, modes.pack(found)))
 
     def resume(self, pid: int) -> None:
         """Note that a body goes on, perhaps in the foreground now."""
@@ -244,16 +260,22 @@ class Terminal:
         if not self._in_front():
             self._give_back()
             self._stay_behind()
-        elif self._changed():
-            self._pass_keys()
-        elif self._wanted:
-            if self._applied is None and self._read_line():
-                return
-            self._pass_keys()
-        elif self._linger is None:
-            self._give_back()
+        else:
+            self._serve()
         if self._wanted and self._applied is not None:
             self._loop.watch(self._fd, READ, self._readable)
+
+    def _serve(self) -> None:
+        """Do what the bodies in the foreground need of home's terminal."""
+        if self._applied is None:
+            self._adopt_modes()
+        if self._changed():
+            self._pass_keys()
+        elif self._wanted:
+            if self._applied is not None or not self._read_line():
+                self._pass_keys()
+        elif self._linger is None:
+            self._give_back()
 
     def _stay_behind(self) -> None:
         # Twice, since a shell moves a new job to the foreground only after it has started it.

@@ -27,6 +27,7 @@ from stubs.wire.messages import (
     Foreground,
     Gone,
     Kill,
+    Modes,
     Position,
     Resize,
     Signal,
@@ -105,6 +106,7 @@ class Guests:
             Signal: lambda message, tag, fds: self._settled(lambda: self._signal(message)),
             Kill: lambda message, tag, fds: self._kill(message),
             Resize: lambda message, tag, fds: self._resize(message),
+            Modes: lambda message, tag, fds: self._settled(lambda: self._modes(message)),
         }
 
     def close(self) -> None:
@@ -210,6 +212,11 @@ class Guests:
         guest = self._guests.get(message.body)
         if guest is not None and guest.session.terminal is not None:
             guest.session.terminal.resize(message.rows, message.columns)
+
+    def _modes(self, message: Modes) -> None:
+        for terminal in self._sessions.terminals():
+            if terminal.number == message.stream:
+                terminal.set_modes(message.termios)
 
     # from ghosts
 

@@ -104,10 +104,20 @@ class Terminal:
         """Give it the modes and the size that home's has."""
         if self._master < 0:
             raise OSError(errno.EIO, "the terminal has hung up")
-        tcsets2(self._slave, spawn.termios)
-        # The kernel may have set less than was asked for; what it has is what a change is seen by.
-        self._modes = tcgets2(self._slave)
+        # The kernel may set less than is asked for; what it has is what a change is seen by.
+        self.set_modes(spawn.termios)
         self.resize(spawn.rows, spawn.columns)
+
+    def set_modes(self, termios: bytes) -> None:
+        """Take the modes that home's terminal has got there."""
+        if self._master >= 0:
+            tcsets2(self._slave, termios)
+            self._modes = tcgets2(self._slave)
+
+    @property
+    def number(self) -> int:
+        """The number of its stream."""
+        return self._number
 
     def resize(self, rows: int, columns: int) -> None:
         """Set the size; the foreground process group gets SIGWINCH."""

@@ -688,7 +688,7 @@ class StreamTaken(Message):
 
 
 class Modes(Message):
-    """N→H: a program on the node changed the modes of the terminal (struct termios2)."""
+    """Either way: a program there has changed the modes of the terminal (struct termios2)."""
 
     KIND = 0xA5
     stream: U32
@@ -780,7 +780,7 @@ class Attach(Message):
 
 
 class Quit(Message):
-    """D→L: end the link in good order."""
+    """D→L: end the link in good order, once it has no guest any more."""
 
     KIND = 0x122
 

@@ -414,6 +414,27 @@ def test_modes_that_the_shell_has_set_meanwhile_are_kept(seat: Seat) -> None:
     assert seat.screen.modes == own
 
 
+def test_a_job_that_comes_to_the_front_finds_the_modes_of_home(seat: Seat) -> None:
+    own = without(modes.parse(seat.screen.found), termios.ICANON | termios.ECHO)
+    termbits.tcsets2(seat.screen.slave, modes.pack(own))
+    seat.screen.move("bg")
+    user = seat.sit()
+    assert modes.parse(seat.spawn.termios) == own
+    termbits.tcsets2(seat.screen.slave, seat.screen.found)
+    seat.node.post(Stopped(seat.screen.job, signal.SIGTTIN))
+    seat.until(lambda: user.all(Stopped))
+    seat.screen.move("fg")
+    user.post(Signal(seat.screen.job, signal.SIGCONT, SCOPE_GROUP))
+    seat.wait(Signal)
+    assert seat.node.got[-2:] == [
+        Modes(seat.tty, seat.screen.found),
+        Signal(seat.screen.job, signal.SIGCONT, SCOPE_GROUP),
+    ]
+    seat.screen.type(b"line\n")
+    seat.want()
+    seat.until(lambda: seat.keys() == b"line\n")
+
+
 def test_a_key_that_made_a_signal_is_typed_on_the_node(seat: Seat) -> None:
     user = seat.sit()
     seat.screen.type(b"\x1c")
