@@ -258,16 +258,13 @@ class Inventory:
             self.connect(member)
 
     def _dismiss(self, member: Member) -> None:
-        """End the link of a node that is no more: at once, or when its last guest has gone."""
+        """End the link of a node that is no more; it goes itself when its last guest has gone."""
         if member.retry is not None:
             member.retry.cancel()
         endpoint = member.link
         if endpoint is None:
             return
-        if member.guests:
-            # The link process sees our end closed and goes when its last guest does.
-            endpoint.close("no longer configured")
-        elif member.state == "connecting":
+        if member.state == "connecting":
             os.kill(member.pid, signal.SIGTERM)
         else:
             endpoint.post(Quit())

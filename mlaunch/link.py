@@ -11,6 +11,7 @@ Without the daemon it goes on as long as it has guests.
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import socket
@@ -63,6 +64,8 @@ RTT_SAMPLES = 10
 MOST_BACKLOG = 16 << 20
 # So many at once at first: the very first answer comes from an agent that is still starting.
 FIRST_PINGS = 4
+# An mrun that has been given the link sends its program within this time, or not at all.
+START_S = 3.0
 # How long the last messages may take to leave.
 FAREWELL_S = 2.0
 
@@ -124,6 +127,8 @@ class LinkProcess:
         self._files: FileService | None = None
         self._guests: Guests | None = None
         self._guest_gone: Callable[[Any, int, list[int]], None]
+        self._attached_at = -math.inf
+        self._unwanted = False  # the daemon has gone, or has said so
         self._over = threading.Event()
 
     # from beginning to end
@@ -276,14 +281,17 @@ class LinkProcess:
         if now - self._heard > SILENCE_S:
             self._rpc.close(f"{self._node.name} has not answered for {SILENCE_S:.0f} s")
             return
-        if self._daemon is None and not self._has_guests():
-            self._quit("home has no use for it")
+        if self._unwanted and not self._in_use():
+            self._quit()
             return
         self._ping()
         self._report()
         self._loop.call_later(PING_S, self._tick)
 
-    def _has_guests(self) -> bool:
+    def _in_use(self) -> bool:
+        """Tell whether there is a guest, or an mrun that is about to send one."""
+        if time.monotonic() - self._attached_at < START_S:
+            return True
         return self._guests is not None and self._guests.count > 0
 
     def _node_lost(self, reason: str) -> None:
@@ -366,6 +374,7 @@ class LinkProcess:
         self._daemon.flush()
 
     def _on_attach(self, message: Attach, tag: int, fds: list[int]) -> None:
+        self._attached_at = time.monotonic()
         for fd in fds:
             sock = socket.socket(fileno=fd)
             if self._guests is None or self._state != "ready":
@@ -374,17 +383,22 @@ class LinkProcess:
                 self._guests.adopt_mrun(sock)
 
     def _on_quit(self, message: Quit, tag: int, fds: list[int]) -> None:
-        self._quit("home says goodbye")
-
-    def _quit(self, reason: str) -> None:
-        if self._rpc is not None and self._rpc.lost is None:
-            self._rpc.post(Goodbye(reason.encode()))
-        self._finish("lost", reason)
+        self._end_when_unused()
 
     def _daemon_gone(self, reason: str) -> None:
         self._daemon = None
-        if not self._has_guests():
-            self._quit("home has no use for it")
+        self._end_when_unused()
+
+    def _end_when_unused(self) -> None:
+        self._unwanted = True
+        if not self._in_use():
+            self._quit()
+
+    def _quit(self) -> None:
+        reason = "home has no use for it"
+        if self._rpc is not None and self._rpc.lost is None:
+            self._rpc.post(Goodbye(reason.encode()))
+        self._finish("lost", reason)
 
 
 def _transport(node: Node) -> Transport:
