@@ -16,17 +16,18 @@ SIZE = 1 << 20
 def home(_no_leaks: None) -> Iterator[Host]:
     with Cluster(f"full-{os.getpid()}", nodes=1) as cluster:
         add_nodes(cluster.home, "n1")
+        cluster.home.run(("mkdir", SMALL), check=True)
+        mount = ("mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=777", "small", SMALL)
+        cluster.home.run(mount, user="root", cwd="/", check=True)
         yield cluster.home
 
 
 @pytest.fixture
 def small(home: Host) -> Iterator[Host]:
-    """Return the home, where alice has a directory that holds one megabyte."""
-    home.run(("mkdir", "-p", SMALL), check=True)
-    mount = ("mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=777", "small", SMALL)
-    home.run(mount, user="root", cwd="/", check=True)
+    """Return the home, where alice has an empty directory that holds one megabyte."""
     yield home
-    home.run(("umount", "-l", SMALL), user="root", cwd="/", check=True)
+    home.run(("mount", "-o", "remount,rw", SMALL), user="root", cwd="/", check=True)
+    home.run(("find", SMALL, "-mindepth", "1", "-delete"), check=True)
 
 
 Launch = Callable[..., tuple[int, bytes, bytes]]
