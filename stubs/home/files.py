@@ -20,6 +20,7 @@ from stubs.home.contents import Contents
 from stubs.home.inodes import Directory
 from stubs.home.listing import Listings
 from stubs.home.locks import Locks
+from stubs.home.naming import Naming
 from stubs.home.resolve import Tree, check_name, proc_path
 from stubs.home.syncing import Syncing
 from stubs.wire.messages import (
@@ -98,6 +99,7 @@ class FileService:
         self._coherence = Coherence(loop, self._tree, self._post, self._written_elsewhere)
         self._contents = Contents(loop, self._tree, self._coherence, self._write_failed, budget)
         self._changes = Changes(self._tree, self._contents, self._coherence)
+        self._naming = Naming(self._tree, self._contents, self._coherence)
         self._listings = Listings(self._tree, self._coherence)
         self._locks = Locks(loop, self._tree, self._coherence, self._reply_locked, budget // 8)
         self._syncing = Syncing(loop)
@@ -117,21 +119,21 @@ class FileService:
 
     def handlers(self) -> dict[type[Message], Handler]:
         """Return what to do with each message of a node that concerns files."""
-        changes = self._changes
+        changes, naming = self._changes, self._naming
         answers: dict[type[Message], Callable[[Any], Message]] = {
             Lookup: self._lookup,
             Snapshot: self._listings.snapshot,
             Getattr: self._getattr,
             Setattr: changes.setattr,
             Read: self._read,
-            Create: changes.create,
-            Mknod: changes.mknod,
-            Mkdir: changes.mkdir,
-            Symlink: changes.symlink,
-            Link: changes.link,
-            Unlink: changes.unlink,
-            Rmdir: changes.rmdir,
-            Rename: changes.rename,
+            Create: naming.create,
+            Mknod: naming.mknod,
+            Mkdir: naming.mkdir,
+            Symlink: naming.symlink,
+            Link: naming.link,
+            Unlink: naming.unlink,
+            Rmdir: naming.rmdir,
+            Rename: naming.rename,
             Readlink: self._readlink,
             Fallocate: changes.fallocate,
             Seek: self._seek,

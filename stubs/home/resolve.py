@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 # So many directories can be opened in a row to get at the last: the cache holds them all at once.
 MIN_DEPTH = 128
 
+# Bits of a mode that a program may choose.
+PERMISSIONS = 0o7777
+
 _EMPTY = View(readonly=True, empty=True)
 
 
