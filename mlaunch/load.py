@@ -48,7 +48,8 @@ class HomeLoad:
             cpus=cpus,
             idle=max(0.0, idle / 1000),
             load1=load.load1_milli / 1000,
-            running=max(0, load.running - 1),
+            # We count ourselves, and the mrun that asks.
+            running=max(0, load.running - 2),
             speed=float(self._speed()),
             memory_available=load.memory_available,
         )

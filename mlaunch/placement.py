@@ -145,9 +145,8 @@ def _share(node: NodeState) -> float:
     if free >= ENOUGH * whole:
         return whole
     others = max((node.cpus - node.idle) / whole, node.load1)
-    if node.idle < (1 - ENOUGH) * whole:
-        # Busy CPUs do not tell how many compete for them; those who wait to run do.
-        others = max(others, node.running)
+    # Busy CPUs do not tell how many compete for them; those who wait to run do.
+    others = max(others, node.running)
     fair = node.cpus / (others + taken + 1)
     return max(0.01, min(whole, max(free, fair)))
 
