@@ -70,6 +70,7 @@ else:
 FOLLOWER = 0
 SESSION = 1
 GROUP = 2
+LEAD = 3  # no new one: have this one lead its process group from now on
 
 # How often what is left of a body is looked for and killed until nothing is.
 KILL_SECONDS = 0.005
@@ -132,6 +133,10 @@ class GhostProcess:
     # starting
 
     def _ghost(self, message: Ghost, tag: int, fds: list[int]) -> None:
+        if message.leader == LEAD:
+            if message.pid in self._ghosts:
+                os.setpgid(message.pid, message.pid)
+            return
         if message.pid in self._ghosts:
             # The agent has let go of that one, and needs its pid again.
             os.waitpid(message.pid, 0)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FOLLOWER = 0
 SESSION = 1
 GROUP = 2
+LEAD = 3
 
 
 class GhostHandle:
@@ -69,8 +70,7 @@ class Session:
         """Begin with the leader alone."""
         self.leader = leader
         self.terminal = terminal
-        self.groups: dict[int, GhostHandle] = {}
-        self.parents: dict[int, GhostHandle] = {}
+        self.ghosts: dict[int, GhostHandle] = {}  # parents and leaders of groups, by home's pid
 
 
 class Sessions:
@@ -101,36 +101,33 @@ class Sessions:
                 Foreground(0), lambda _: None, [session.terminal.open_peer()]
             )
             session.terminal.ask(session.leader.endpoint)
-        if spawn.pgrp not in (spawn.sid, spawn.ppid, spawn.body):
-            group = session.groups.get(spawn.pgrp)
-            if group is None:
-                group = session.groups[spawn.pgrp] = self._clone(
-                    session.leader.endpoint, spawn.pgrp, GROUP
-                )
-            group.users += 1
-        parent = session.leader
-        if spawn.ppid != spawn.sid:
-            if spawn.ppid not in session.parents:
-                session.parents[spawn.ppid] = self._clone(
-                    session.leader.endpoint, spawn.ppid, FOLLOWER
-                )
-            parent = session.parents[spawn.ppid]
-            parent.users += 1
         session.leader.users += 1
-        return session, parent
+        parent = session.leader
+        for pid, leader in _needed(spawn):
+            parent = self._ghost(session, pid, leader)
+            parent.users += 1
+        return session, parent if spawn.ppid != spawn.sid else session.leader
+
+    def _ghost(self, session: Session, pid: int, leader: int) -> GhostHandle:
+        """Return the ghost of `pid`: an mrun may be a parent and lead the group of another."""
+        ghost = session.ghosts.get(pid)
+        if ghost is None:
+            ghost = session.ghosts[pid] = self._clone(session.leader.endpoint, pid, leader)
+        elif leader == GROUP:
+            session.leader.endpoint.post(Ghost(pid, LEAD))
+        return ghost
 
     def leave(self, spawn: Spawn) -> None:
         """Undo `enter`, now that nothing of the body is left."""
         session = self._sessions.get(spawn.sid)
         if session is None:
             return
-        for table, key in ((session.groups, spawn.pgrp), (session.parents, spawn.ppid)):
-            ghost = table.get(key)
-            if ghost is not None:
-                ghost.users -= 1
-                if ghost.users <= 0:
-                    del table[key]
-                    ghost.release()
+        for pid, _ in _needed(spawn):
+            ghost = session.ghosts[pid]
+            ghost.users -= 1
+            if ghost.users <= 0:
+                del session.ghosts[pid]
+                ghost.release()
         session.leader.users -= 1
         if session.leader.users <= 0:
             del self._sessions[spawn.sid]
@@ -146,7 +143,7 @@ class Sessions:
     def close(self) -> None:
         """Let go of everything."""
         for session in self._sessions.values():
-            for ghost in [*session.parents.values(), *session.groups.values(), session.leader]:
+            for ghost in [*session.ghosts.values(), session.leader]:
                 ghost.release()
             if session.terminal is not None:
                 session.terminal.close()
@@ -165,3 +162,13 @@ class Sessions:
         self, parent: Endpoint, pid: int, leader: int, fds: list[int] | None = None
     ) -> GhostHandle:
         return GhostHandle(self._loop, parent, pid, leader, self._handlers, self._on_lost, fds)
+
+
+def _needed(spawn: Spawn) -> list[tuple[int, int]]:
+    """Return the ghosts that a body needs below its session's leader: pid and Ghost.leader."""
+    ghosts = []
+    if spawn.pgrp not in (spawn.sid, spawn.ppid, spawn.body):
+        ghosts.append((spawn.pgrp, GROUP))
+    if spawn.ppid != spawn.sid:
+        ghosts.append((spawn.ppid, FOLLOWER))
+    return ghosts

@@ -780,7 +780,7 @@ class Attach(Message):
 
 
 class Quit(Message):
-    """D→L: end the link in good order, once it has no guest any more."""
+    """D→L: end the link in good order."""
 
     KIND = 0x122
 
@@ -814,7 +814,8 @@ class Furnish(Message):
 class Ghost(Message):
     """A→C: clone a ghost with this pid; carries its socket, and the terminal of a session leader.
 
-    `leader` 1: it begins a session; 2: only a process group.
+    `leader` 1: it begins a session; 2: only a process group; 3: there is one with this pid already
+    and it is to lead a process group; carries nothing.
     """
 
     KIND = 0x143
