@@ -39,6 +39,7 @@ class OpenState:
     __slots__ = (
         "ahead",
         "error",
+        "excused",
         "lock_owners",
         "opens",
         "pending",
@@ -54,6 +55,7 @@ class OpenState:
         self.written = False  # one of them was closed since nobody had it open
         self.pending = 0  # posted writes that home has not answered
         self.error = 0  # errno of a posted write that failed, not told yet
+        self.excused = 0  # so many of the pending ones were under way when one was told
         self.waiters: list[Callable[[], None]] = []  # to be called when nothing is pending
         self.ahead: ReadAhead | None = None
         self.lock_owners: set[int] = set()  # that may hold a POSIX lock

@@ -158,7 +158,6 @@ class Writing:
 
     def _answered(self, chunk: Chunk, reply: Message) -> None:
         node = chunk.node
-        node.opened().pending -= 1
         self._unanswered -= chunk.end - chunk.offset
         self._take_in(node, reply)
         # Somebody at home appended too: what the kernel has cached is at the wrong place.
@@ -172,11 +171,16 @@ class Writing:
         self._settle(node)
 
     def _take_in(self, node: Node, reply: Message) -> None:
+        state = node.opened()
+        state.pending -= 1
+        told = state.excused > 0
+        if told:
+            state.excused -= 1
         if type(reply) is Attrs and reply.attrs:
             self._inodes.own(reply.attrs[0])
         else:
             code = reply.errno if type(reply) is Error and reply.errno > 0 else errno.EIO
-            self.failed(node, code)
+            self.failed(node, code, told)
 
     def _settle(self, node: Node) -> None:
         state = node.opened()
@@ -192,7 +196,6 @@ class Writing:
         node.opened().pending += 1
 
         def done(reply: Message) -> None:
-            node.opened().pending -= 1
             self._take_in(node, reply)
             self._settle(node)
 
@@ -209,20 +212,29 @@ class Writing:
 
     # failures
 
-    def failed(self, node: Node, code: int) -> None:
-        """Record that home refused a write: what the kernel has cached is not at home."""
-        node.opened().error = code
+    def failed(self, node: Node, code: int, told: bool = False) -> None:
+        """Record that home refused a write: what the kernel has cached is not at home.
+
+        If the program was `told` of an earlier refusal after this write, it knows.
+        """
         node.until = 0.0
-        self._failures[node] = code
+        if not told:
+            node.opened().error = code
+            self._failures[node] = code
         self._reading.drafts.end(node)
         self._notifier.contents(node)
 
     def told(self, node: Node) -> int:
-        """Return the errno of a failed write, 0 if there is none, and take it as told."""
+        """Return the errno of a failed write, 0 if there is none, and take it as told.
+
+        So is what becomes of the writes that are still under way.
+        """
         self._failures.pop(node, None)
         if node.file is None:
             return 0
         code, node.file.error = node.file.error, 0
+        if code:
+            node.file.excused = node.file.pending
         return code
 
     def take_failure(self) -> tuple[int, bytes] | None:
