@@ -16,9 +16,11 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mlaunch import link, local
+from mlaunch import config, link, local
 from mlaunch.config import Config, Node
+from mlaunch.errors import LaunchError
 from mlaunch.placement import NodeState
+from stubs.link import runtime
 from stubs.link.endpoint import Endpoint
 from stubs.link.stream import SocketStream
 from stubs.wire.messages import Attach, Gone, Quit, Report
@@ -131,7 +133,7 @@ class Member:
             "name": self.name,
             "host": self.node.host,
             "state": self.state,
-            "cpus": self.cpus if self.facts else None,
+            "cpus": self.cpus if known else None,
             "idle_cpus": load["idle_milli"] / 1000 if known else None,
             "load1": load["load1_milli"] / 1000 if known else None,
             "memory_available_bytes": load["memory_available"] if known else None,
@@ -151,18 +153,37 @@ class Inventory:
         """Call `changed` whenever the state of a node has become another."""
         self.members: dict[str, Member] = {}
         self.config = Config()
+        self.config_error: LaunchError | None = None
+        self._config_stamp: tuple[int, ...] | None = None
         self._loop = loop
         self._changed = changed
         self._local: Member | None = None
 
-    def configure(self, config: Config) -> None:
-        """Take over the nodes of `config`: new ones appear, those gone or changed are let go."""
-        again = config.export != self.config.export
-        self.config = config
+    def read_config(self) -> None:
+        """Read the configuration if it has changed; what is wrong with it is kept for who asks."""
+        path = runtime.config_path()
+        try:
+            found = os.stat(path)
+            stamp: tuple[int, ...] = (found.st_mtime_ns, found.st_ino, found.st_size)
+        except OSError:
+            stamp = ()
+        if stamp == self._config_stamp:
+            return
+        self._config_stamp = stamp
+        try:
+            self.configure(config.load(path))
+            self.config_error = None
+        except LaunchError as error:
+            self.config_error = error
+
+    def configure(self, new: Config) -> None:
+        """Take over the nodes of `new`: some appear, those gone or changed are let go."""
+        again = new.export != self.config.export
+        self.config = new
         for name, member in list(self.members.items()):
-            if config.node(name) != member.node or again:
+            if new.node(name) != member.node or again:
                 self._dismiss(self.members.pop(name))
-        for node in config.nodes:
+        for node in new.nodes:
             if node.name not in self.members:
                 self.members[node.name] = Member(node)
         if again and self._local is not None:
@@ -176,6 +197,12 @@ class Inventory:
                 self._local = Member(LOCAL)
             return self._local
         return self.members.get(name)
+
+    def unknown(self, name: str) -> LaunchError:
+        """Say that there is no node of that name."""
+        known = ", ".join(sorted(self.members))
+        hint = f"known are: {known}" if known else f"to add it: mlaunch nodes add {name} HOST"
+        return LaunchError(f"no node {name}", hint)
 
     def considered(self) -> list[Member]:
         """Return the nodes among which is chosen: those configured, else `local`."""
@@ -203,7 +230,13 @@ class Inventory:
             member.retry.cancel()
             member.retry = None
         here, there = socket.socketpair()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            here.close()
+            there.close()
+            member.state, member.reason = "unusable", f"no link process: {error.strerror}"
+            return
         if pid == 0:
             _become_link(there, member.node, self.config)
         there.close()

@@ -1,0 +1,213 @@
+"""Where bodies go, mrun by mrun: waits for nodes that are just being connected, asks, answers.
+
+Runs in the daemon, on its loop. The policy itself is mlaunch.placement.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from mlaunch.errors import LaunchError
+from mlaunch.inventory import LOCAL, Inventory, Member
+from mlaunch.load import HomeLoad
+from mlaunch.placement import HOME, Candidate, Options, Program, rank
+from stubs.wire.messages import Place, Placed, Refused
+from stubs.wire.version import VERSION
+
+if TYPE_CHECKING:
+    from stubs.link.endpoint import Endpoint
+    from stubs.link.loop import Loop
+
+# The first mrun waits so long for a first node, and a moment more for its neighbours.
+FIRST_WAIT_S = 1.5
+NEIGHBOUR_WAIT_S = 0.25
+# A node asked for by name, or none but nodes allowed, is worth its whole connection time-out.
+NAMED_WAIT_S = 12.0
+# When there is no other node, one that failed so long ago is tried again at once.
+TRY_AGAIN_S = 10.0
+# Decisions remembered for `mlaunch why`.
+REMEMBERED = 1000
+
+
+class Pending:
+    """An mrun that waits for a decision."""
+
+    def __init__(self, client: Endpoint, tag: int, place: Place) -> None:
+        """Note when it began to wait."""
+        self.client = client
+        self.tag = tag
+        self.place = place
+        self.since = time.monotonic()
+        self.first_ready: float | None = None
+
+
+class Placing:
+    """Answers the mruns that ask where."""
+
+    def __init__(self, loop: Loop, inventory: Inventory) -> None:
+        """Choose among the nodes of `inventory`; whose changes are to be told by `settle`."""
+        self.load = HomeLoad()
+        self._loop = loop
+        self._inventory = inventory
+        self._pending: list[Pending] = []
+        self._decisions: OrderedDict[int, dict[str, Any]] = OrderedDict()
+
+    @property
+    def busy(self) -> bool:
+        """Whether an mrun waits for its answer."""
+        return bool(self._pending)
+
+    def place(self, client: Endpoint, place: Place, tag: int) -> None:
+        """Answer with Placed or Refused, now or when it can be decided."""
+        self._inventory.read_config()
+        error = self._inventory.config_error
+        if error is not None and not place.strict:
+            # A slip in the configuration keeps no program from running.
+            client.reply(tag, Placed(HOME.encode(), str(error).encode()))
+            return
+        try:
+            self._check(place)
+        except LaunchError as error:
+            _refuse(client, tag, error)
+            return
+        wanted = self._wanted(place)
+        desperate = not any(member.ready for member in wanted)
+        for member in wanted:
+            at_once = bool(place.node) or (desperate and member.failed_for > TRY_AGAIN_S)
+            self._inventory.connect(member, at_once)
+        self._pending.append(Pending(client, tag, place))
+        self.settle()
+        if self._pending:
+            # The decision must fall in time even if nothing happens.
+            for wait in (FIRST_WAIT_S, NAMED_WAIT_S):
+                self._loop.call_later(wait + 0.001, self.settle)
+
+    def _check(self, place: Place) -> None:
+        """Raise what is wrong with the question itself."""
+        if place.version != VERSION:
+            raise LaunchError(
+                f"the home daemon speaks protocol {VERSION}, this mrun {place.version}",
+                "mlaunch daemon stop",
+            )
+        if self._inventory.config_error is not None:
+            raise self._inventory.config_error
+        names = [_text(name) for name in [*place.only, place.node] if name]
+        for name in names:
+            if name != HOME and self._inventory.find(name) is None:
+                raise self._inventory.unknown(name)
+
+    def _wanted(self, place: Place) -> list[Member]:
+        """Return the members that come into question for it."""
+        names = [place.node] if place.node else place.only
+        if not names:
+            return self._inventory.considered()
+        found = [self._inventory.find(_text(name)) for name in names if _text(name) != HOME]
+        return [member for member in found if member is not None]
+
+    def settle(self) -> None:
+        """Decide for those for whom it can be decided now."""
+        for pending in list(self._pending):
+            if pending.client.lost is not None:
+                self._pending.remove(pending)
+            elif not self._must_wait(pending):
+                self._pending.remove(pending)
+                self._decide(pending)
+
+    def _must_wait(self, pending: Pending) -> bool:
+        """Tell whether a node that may come into question should be waited for."""
+        wanted = self._wanted(pending.place)
+        named = bool(pending.place.node or pending.place.strict)
+        if not any(member.connecting and (named or member.hopeful) for member in wanted):
+            return False
+        now = time.monotonic()
+        if any(member.ready for member in wanted) and pending.first_ready is None:
+            pending.first_ready = now
+            self._loop.call_later(NEIGHBOUR_WAIT_S + 0.001, self.settle)
+        patience = NAMED_WAIT_S if named else FIRST_WAIT_S
+        until = pending.since + patience
+        if pending.first_ready is not None:
+            until = min(until, pending.first_ready + NEIGHBOUR_WAIT_S)
+        return now < until
+
+    def _decide(self, pending: Pending) -> None:
+        place = pending.place
+        ranking = self._rank(place)
+        best = next((item for item in ranking if item.finish_s is not None), None)
+        member = self._inventory.find(best.name) if best and best.name != HOME else None
+        if best is None and place.strict:
+            _refuse(pending.client, pending.tag, self._no_node(place, ranking))
+            return
+        reason = best.reason if best and best.name != HOME else _why_home(ranking)
+        self._remember(place, member.name if member else HOME, reason, ranking)
+        if member is None:
+            pending.client.reply(pending.tag, Placed(HOME.encode(), reason.encode()))
+            return
+        ours, theirs = socket.socketpair()
+        self._inventory.attach(member, place.pid, ours)
+        placed = Placed(member.name.encode(), reason.encode())
+        pending.client.reply(pending.tag, placed, [theirs.detach()])
+
+    def _rank(self, place: Place) -> list[Candidate]:
+        """Return the candidates, best first."""
+        name = _text(place.node)
+        if name == HOME:
+            return [Candidate(HOME, 0.0, "asked for")]
+        if name:
+            member = self._inventory.find(name)
+            problem = member.problem if member else "gone"
+            return [Candidate(name, None if problem else 0.0, problem or "asked for")]
+        self.load.sample()
+        wanted = self._wanted(place)
+        only = tuple(_text(item) for item in place.only)
+        states = [member.placement() for member in wanted]
+        # `local` is this machine: comparing it with home would be comparing home with itself.
+        embedded = any(member.name == LOCAL.name for member in wanted)
+        options = Options(
+            home_bias=self._inventory.config.home_bias,
+            allow_home=not embedded and not place.strict and (not only or HOME in only),
+        )
+        return rank(Program(), self.load.state(), states, options)
+
+    def _no_node(self, place: Place, ranking: list[Candidate]) -> LaunchError:
+        names = [item.name for item in ranking]
+        if len(names) == 1:
+            member = self._inventory.find(names[0])
+            hint = member.remedy if member else ""
+            return LaunchError(f"node {names[0]} cannot be used: {ranking[0].reason}", hint)
+        reasons = "; ".join(f"{item.name}: {item.reason}" for item in ranking)
+        return LaunchError(f"no node can be used: {reasons}", "mlaunch doctor")
+
+    def _remember(self, place: Place, node: str, reason: str, ranking: list[Candidate]) -> None:
+        """Keep the decision for whoever asks why."""
+        self._decisions[place.pid] = {
+            "at": time.time(),
+            "argv": [_text(item) for item in place.argv[:20]],
+            "node": node,
+            "reason": reason,
+            "candidates": [[item.name, item.finish_s, item.reason] for item in ranking],
+        }
+        self._decisions.move_to_end(place.pid)
+        while len(self._decisions) > REMEMBERED:
+            self._decisions.popitem(last=False)
+
+
+def _why_home(ranking: list[Candidate]) -> str:
+    """Say why no node was taken."""
+    nodes = [item for item in ranking if item.name != HOME]
+    if not nodes:
+        return ranking[0].reason if ranking else "there is no node"
+    what = "is better" if any(item.finish_s is not None for item in nodes) else "can be used"
+    reasons = "; ".join(f"{item.name}: {item.reason}" for item in nodes)
+    return f"no node {what} ({reasons})"
+
+
+def _refuse(client: Endpoint, tag: int, error: LaunchError) -> None:
+    # One line is what the user is to see.
+    client.reply(tag, Refused(error.exit_code, str(error).encode(), b""))
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="replace")
