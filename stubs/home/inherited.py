@@ -30,6 +30,7 @@ _O_PATH = os.O_PATH
 # Documentation/admin-guide/devices.txt: null, zero, full, random, urandom.
 _DEVICES = frozenset(os.makedev(1, minor) for minor in (3, 5, 7, 8, 9))
 _DEV_TTY = os.makedev(5, 0)  # /dev/tty: whichever terminal controls the process
+_DEV_PTMX = os.makedev(5, 2)  # the master's side: it makes a terminal and is none itself
 
 _PIPE_KINDS = {os.O_RDONLY: FD_STREAM_IN, os.O_WRONLY: FD_STREAM_OUT}
 
@@ -108,7 +109,7 @@ class Inherited:
                 return FD_DEVICE, found.st_rdev
             if self._tty and found.st_rdev in (self._tty, _DEV_TTY):
                 return FD_TTY, 0
-            if os.isatty(ours):
+            if os.isatty(ours) and found.st_rdev != _DEV_PTMX:
                 return _PIPE_KINDS.get(access, FD_STREAM_BOTH), 0
         raise ImmovableError(f"fd {fd} is {_name(found, path)}")
 

@@ -26,7 +26,7 @@ class Receipt:
         self._fd = -1
         if path is not None:
             try:
-                self._try_path(os.path.realpath(path))
+                self._try_path(path)
             except OSError as error:
                 raise MrunError(f"{path}: {error.strerror}") from error
 
@@ -36,13 +36,15 @@ class Receipt:
         return self._path is not None
 
     def _try_path(self, path: str) -> None:
-        self._path = path
-        if os.path.lexists(path):
+        if os.path.exists(path):
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             # A pipe or a device cannot be replaced by a new file: it is written as it is.
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                self._fd = fd
                 return
-            os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+            os.close(fd)
+        # Through symbolic links: it is the file that is replaced.
+        self._path = os.path.realpath(path)
         os.close(self._create())
         os.unlink(self._temporary)
 

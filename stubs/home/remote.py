@@ -26,6 +26,8 @@ from stubs.wire.messages import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stubs.abi.signalfd import signalfd_siginfo
     from stubs.home.capture import Terminal
     from stubs.home.deputy import Deputy
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 # How long to wait for the end of a body that has been killed, before mrun goes all the same.
 KILLED_SECONDS = 5.0
+# Between the end of a program's standard error and that of the program itself.
+LAST_WORDS_SECONDS = 0.2
 
 # A stop that crossed a SIGCONT on its way: so long the news that the body goes on may take.
 CROSSING_SECONDS = 0.5
@@ -43,12 +47,20 @@ CROSSING_SECONDS = 0.5
 class Remote:
     """One body that runs on a node, until `ended`."""
 
-    def __init__(self, loop: Loop, node: str, name: str, verbose: bool) -> None:
-        """`name` is the program's; the rest is known once the body runs: see `begin`."""
+    def __init__(
+        self,
+        loop: Loop,
+        read_signals: Callable[[], list[signalfd_siginfo]],
+        node: str,
+        name: str,
+        verbose: bool,
+    ) -> None:
+        """`read_signals` returns those that came to mrun; `name` is the program's."""
         self.exited: Exited | None = None
         self.failure: MrunError | None = None
         self.abandoned = False  # the deputy was killed, and nothing was heard of the body since
         self._loop = loop
+        self._read_signals = read_signals
         self._node = node
         self._name = name
         self._terminal: Terminal | None = None
@@ -81,14 +93,18 @@ class Remote:
         self._link = link
         self._deputy = deputy
         self._terminal = terminal
-        self._forwarding = Forwarding(self._loop, deputy.pid, self._forward)
+        self._forwarding = Forwarding(self._loop, deputy.pid, self.on_signals, self._forward)
 
-    def on_signals(self, infos: list[signalfd_siginfo]) -> None:
-        """Handle signals to mrun (SIGCHLD among them, which stands for stops of the deputy)."""
+    def on_signals(self) -> None:
+        """Handle signals to mrun, and to the deputy, which SIGCHLD tells of.
+
+        The deputy is asked first: the kernel signals the youngest of a group first, so what the
+        deputy has got as one of the group, mrun has got, too, by then.
+        """
         assert self._deputy is not None
         assert self._forwarding is not None
         arrivals = self._deputy.poll()
-        for info in infos:
+        for info in self._read_signals():
             if info.ssi_signo != signal.SIGCHLD:
                 self._forwarding.at_mrun(info)
         for arrival in arrivals:
@@ -179,8 +195,13 @@ class Remote:
         self._fail(message.reason.decode(errors="replace"))
 
     def _fd_closed(self, message: FdClosed) -> None:
-        # When the node is lost there is still something to say.
-        if message.fd == 2 and not self._verbose and self.failure is None:
+        # When the node is lost there is still something to say, and so there may be when the
+        # program has just ended: that closes it, too.
+        if message.fd == 2 and not self._verbose:
+            self._loop.call_later(LAST_WORDS_SECONDS, self._let_go_of_stderr)
+
+    def _let_go_of_stderr(self) -> None:
+        if not self.ended:
             let_go_of([2])
 
     def _signal_group(self, message: Signal) -> None:

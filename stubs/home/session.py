@@ -189,7 +189,8 @@ class Session:
         if connection is None:
             raise Stay(reason, wanted=True)
         self._tell(f"{self._name} runs on {node}: {reason}")
-        remote = Remote(self._loop, node, self._name, self._options.verbose)
+        verbose = self._options.verbose
+        remote = Remote(self._loop, self._read_signals, node, self._name, verbose)
         self._start(remote, tracee, capture, terminal, connection)
         return self._see_through(remote, program, node, reason)
 
@@ -224,7 +225,7 @@ class Session:
         began = time.monotonic()
         self._remote = remote
         launch.let_go_of_streams()
-        remote.on_signals(self._early)
+        remote.on_signals()
         while not remote.ended:
             self._loop.turn()
         wall_s = time.monotonic() - began
@@ -237,12 +238,15 @@ class Session:
     # signals
 
     def _on_signals(self, _: int) -> None:
-        infos = read_signals(self._signals)
         if self._remote is not None:
-            self._remote.on_signals(infos)
+            self._remote.on_signals()
             return
-        for info in infos:
+        for info in read_signals(self._signals):
             self._before_the_body(info)
+
+    def _read_signals(self) -> list[signalfd_siginfo]:
+        early, self._early = self._early, []
+        return early + read_signals(self._signals)
 
     def _before_the_body(self, info: signalfd_siginfo) -> None:
         """Do to mrun what a signal would do to the program, which cannot act yet."""

@@ -21,18 +21,25 @@ if TYPE_CHECKING:
     from stubs.home.deputy import Arrival
     from stubs.link.loop import Loop, Timer
 
-# How long a signal to mrun waits for its twin at the deputy. The kernel queues both in one
-# go, so the twin is pending there already, unless it is being delivered at this moment.
+# How long a signal to mrun waits for its twin at the deputy, at least. The kernel queues both in
+# one go, so the twin is at the deputy already; but it may have to be delivered first.
 TWIN_SECONDS = 0.005
 
 
 class Forwarding:
     """Pairs what mrun and the deputy get; calls `forward(signo, scope)` once for each signal."""
 
-    def __init__(self, loop: Loop, deputy: int, forward: Callable[[int, int], None]) -> None:
-        """`deputy` is its pid."""
+    def __init__(
+        self,
+        loop: Loop,
+        deputy: int,
+        poll: Callable[[], None],
+        forward: Callable[[int, int], None],
+    ) -> None:
+        """`deputy` is its pid; `poll` hands over what it has got (see `at_deputy`)."""
         self._loop = loop
         self._deputy = deputy
+        self._poll = poll
         self._forward = forward
         # By signal and sender: those that came to mrun and wait for their twins.
         self._waiting: dict[tuple[int, int], list[Timer]] = {}
@@ -46,7 +53,8 @@ class Forwarding:
             return
         # Two of a real-time signal are two; of any other, one (signal(7)).
         if key not in self._waiting or info.ssi_signo >= signal.SIGRTMIN:
-            self._wait_for_twin(key)
+            timer = self._loop.call_later(TWIN_SECONDS, lambda: self._look_again(key))
+            self._waiting.setdefault(key, []).append(timer)
 
     def at_deputy(self, arrival: Arrival) -> None:
         """Take a signal that was sent to the deputy, perhaps as one of its group."""
@@ -59,16 +67,19 @@ class Forwarding:
             return
         self._forward(arrival.signo, SCOPE_GROUP)
 
-    def _wait_for_twin(self, key: tuple[int, int]) -> None:
-        timer = self._loop.call_later(TWIN_SECONDS, lambda: self._no_twin(key))
-        self._waiting.setdefault(key, []).append(timer)
-
-    def _no_twin(self, key: tuple[int, int]) -> None:
+    def _look_again(self, key: tuple[int, int]) -> None:
+        settled = self._has_settled(key[0])
+        before = len(self._waiting[key])
+        self._poll()
+        if len(self._waiting.get(key, [])) < before:
+            # The twin was there; if it took another's timer, this one's is still to come.
+            return
         self._take_first(key)
-        if self._is_pending(key[0]):
-            self._wait_for_twin(key)
-        else:
+        if settled:
             self._forward(key[0], SCOPE_PROCESS)
+        else:
+            timer = self._loop.call_later(TWIN_SECONDS, lambda: self._look_again(key))
+            self._waiting.setdefault(key, []).append(timer)
 
     def _take_first(self, key: tuple[int, int]) -> Timer:
         timers = self._waiting[key]
@@ -76,14 +87,17 @@ class Forwarding:
             del self._waiting[key]
         return timers.pop(0)
 
-    def _is_pending(self, signo: int) -> bool:
-        """Tell whether the deputy has such a signal and has not got round to it yet."""
+    def _has_settled(self, signo: int) -> bool:
+        """Tell whether the deputy has no such signal that it has not shown yet.
+
+        One that is running may be on its way from having it pending to its stop.
+        """
         try:
             status = read_status(self._deputy)
         except OSError:
-            return False
+            return True
         pending = int(status["ShdPnd"], 16) | int(status["SigPnd"], 16)
-        return bool(pending & sigset([signo]))
+        return not pending & sigset([signo]) and not status["State"].startswith("R")
 
 
 def is_fatal(signo: int) -> bool:

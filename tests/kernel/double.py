@@ -1,0 +1,222 @@
+"""A stand-in for the other end of mrun's sockets: home daemon, link process and node in one.
+
+python3 -m tests.kernel.double SOCKET LOG. Speaks the real messages and runs bodies as
+processes of this machine, in process groups of their own. The name of the node that mrun asks for
+says what happens to it: see `Double._place` and `Guest._start`. Every message of an mrun is a line
+in LOG.
+"""
+
+import os
+import resource
+import signal
+import socket
+import sys
+
+from stubs.abi.prctl import PR_SET_PDEATHSIG, prctl
+from stubs.link.endpoint import Endpoint
+from stubs.link.loop import READ, Loop
+from stubs.link.stream import SocketStream
+from stubs.wire.messages import (
+    SCOPE_GROUP,
+    Continued,
+    Error,
+    Exited,
+    FdClosed,
+    Kill,
+    Lost,
+    Place,
+    Placed,
+    Refused,
+    Resize,
+    Signal,
+    Spawn,
+    Spawned,
+    Start,
+    Stopped,
+)
+
+POLL_SECONDS = 0.002
+
+
+class Guest:
+    """One mrun's socket and its body."""
+
+    def __init__(self, double: "Double", sock: socket.socket, behaviour: str) -> None:
+        self.behaviour = behaviour
+        self.pid = 0
+        self.body = 0
+        self._double = double
+        self._loop = double.loop
+        self._endpoint = Endpoint(
+            self._loop,
+            SocketStream(sock),
+            {Start: self._start, Signal: self._signal, Kill: self._kill, Resize: self._resize},
+            self._mrun_gone,
+            "mrun",
+        )
+
+    def _start(self, message: Start, tag: int, fds: list[int]) -> None:
+        spawn = Spawn.decode(message.spawn)
+        self._double.log(f"{spawn!r} exclusive={spawn.exclusive} fds={len(fds)}")
+        if self.behaviour == "error":
+            for fd in fds:
+                os.close(fd)
+            self._endpoint.reply(tag, Error(13, b"the double refuses"))
+            return
+        self.body = spawn.body
+        executed, not_yet = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                become(spawn, fds, not_yet)
+            finally:
+                os._exit(127)
+        for fd in (*fds, not_yet):
+            os.close(fd)
+        os.read(executed, 1)
+        os.close(executed)
+        self._endpoint.reply(tag, Spawned(spawn.body))
+        if self.behaviour == "lose":
+            self._end_body()
+            self._endpoint.post(Lost(self.body, b"cable pulled"))
+            return
+        if self.behaviour == "crash":
+            self._end_body()
+            self._endpoint.flush()
+            self._endpoint.close("crash")
+            return
+        if self.behaviour == "background":
+            self._endpoint.post(Signal(self.body, signal.SIGTTIN, SCOPE_GROUP))
+        if self.behaviour == "quiet":
+            self._endpoint.post(FdClosed(self.body, 2))
+        self._poll()
+
+    def _poll(self) -> None:
+        if not self.pid:
+            return
+        pid, status, usage = os.wait4(self.pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+        if pid and os.WIFSTOPPED(status):
+            self._endpoint.post(Stopped(self.body, os.WSTOPSIG(status)))
+        elif pid and os.WIFCONTINUED(status):
+            self._endpoint.post(Continued(self.body))
+        elif pid:
+            self.pid = 0
+            self._tell_end(status, usage)
+            return
+        self._loop.call_later(POLL_SECONDS, self._poll)
+
+    def _tell_end(self, status: int, usage: resource.struct_rusage) -> None:
+        failed = self.behaviour == "full"
+        self._endpoint.post(
+            Exited(
+                body=self.body,
+                status=status,
+                utime_us=int(usage.ru_utime * 1e6),
+                stime_us=int(usage.ru_stime * 1e6),
+                maxrss_kib=usage.ru_maxrss,
+                round_trips=7,
+                bytes_to_node=8,
+                bytes_to_home=9,
+                errno=28 if failed else 0,
+                path=b"/disk/file" if failed else b"",
+            )
+        )
+
+    def _signal(self, message: Signal, tag: int, fds: list[int]) -> None:
+        self._double.log(repr(message))
+        if message.scope == SCOPE_GROUP:
+            os.killpg(self.pid, message.signo)
+        else:
+            os.kill(self.pid, message.signo)
+
+    def _kill(self, message: Kill, tag: int, fds: list[int]) -> None:
+        self._double.log(repr(message))
+        if self.pid:
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _resize(self, message: Resize, tag: int, fds: list[int]) -> None:
+        self._double.log(repr(message))
+
+    def _mrun_gone(self, reason: str) -> None:
+        self._double.log("mrun gone")
+        if self.pid:
+            self._end_body()
+
+    def _end_body(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        self.pid = 0
+
+
+def become(spawn: Spawn, fds: list[int], not_yet: int) -> None:
+    """In the child: be the body; `not_yet` is closed by the exec."""
+    os.setpgid(0, 0)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Out of the way of the numbers that the body wants.
+    high = [os.dup2(fd, 500 + index) for index, fd in enumerate(fds)]
+    os.dup2(not_yet, 499, inheritable=False)
+    os.closerange(0, 499)
+    for item, fd in zip(spawn.descriptors, high, strict=True):
+        os.dup2(fd, item.fd)
+    for fd in high:
+        os.close(fd)
+    os.chdir(spawn.cwd)
+    os.umask(spawn.umask)
+    for number in range(16):
+        soft, hard = spawn.limits[2 * number : 2 * number + 2]
+        limit = tuple(-1 if value == 2**64 - 1 else value for value in (soft, hard))
+        resource.setrlimit(number, (limit[0], limit[1]))
+    for signo in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        ignored = spawn.ignored >> (signo - 1) & 1
+        signal.signal(signo, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    signal.pthread_sigmask(
+        signal.SIG_SETMASK,
+        [signo for signo in signal.valid_signals() if spawn.blocked >> (signo - 1) & 1],
+    )
+    env = dict(entry.split(b"=", 1) for entry in spawn.env)
+    os.execve(spawn.exe, spawn.argv, env)
+
+
+class Double:
+    """The daemon's side."""
+
+    def __init__(self, path: str, log: str) -> None:
+        self.loop = Loop()
+        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(path)
+        self._listener.listen()
+        self.loop.watch(self._listener.fileno(), READ, self._accept)
+
+    def log(self, line: str) -> None:
+        os.write(self._log, line.encode() + b"\n")
+
+    def _accept(self, _: int) -> None:
+        sock, _address = self._listener.accept()
+        client = Endpoint(
+            self.loop,
+            SocketStream(sock),
+            {Place: lambda message, tag, fds: self._place(client, message, tag)},
+            lambda reason: None,
+            "mrun",
+        )
+
+    def _place(self, client: Endpoint, place: Place, tag: int) -> None:
+        self.log(repr(place))
+        node = place.node.decode()
+        if node == "nobody":
+            client.reply(tag, Refused(125, b"no node nobody", b"to add it: do so"))
+        elif node == "none":
+            client.reply(tag, Placed(b"home", b"no node can be used"))
+        elif node == "waiting":
+            return
+        else:
+            ours, theirs = socket.socketpair()
+            Guest(self, ours, node)
+            client.reply(tag, Placed(b"double", b"asked for"), [theirs.detach()])
+
+
+if __name__ == "__main__":
+    double = Double(sys.argv[1], sys.argv[2])
+    print("listening", flush=True)
+    double.loop.run()
