@@ -144,6 +144,10 @@ class View:
         """Send the writes that were put off."""
         self._writing.flush()
 
+    def when_written(self, then: Callable[[], None]) -> None:
+        """Call `then` once home has answered all writes made until now: `take_failure` knows."""
+        self._writing.when_all_written(then)
+
     def take_failure(self) -> tuple[int, bytes] | None:
         """Return errno and path of a write that home refused and nobody was told, once."""
         return self._writing.take_failure()

@@ -78,6 +78,9 @@ class Writing:
         self._queue: list[Chunk] = []
         self._queued = 0
         self._unanswered = 0
+        self._sent = 0  # requests
+        self._received = 0  # answers to them, which come in the same order
+        self._awaiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._stalled: deque[tuple[int, int]] = deque()  # (unique, size) of WRITEs not answered
         self._timer: Timer | None = None
         self._failures: dict[Node, int] = {}  # errnos that nobody was told
@@ -154,6 +157,7 @@ class Writing:
         def done(reply: Message) -> None:
             self._answered(chunk, reply)
 
+        self._sent += 1
         self._link.request(Write(chunk.node.id, chunk.offset, flags, chunk.pid, data), done)
 
     def _answered(self, chunk: Chunk, reply: Message) -> None:
@@ -183,6 +187,9 @@ class Writing:
             self.failed(node, code, told)
 
     def _settle(self, node: Node) -> None:
+        self._received += 1
+        while self._awaiting and self._awaiting[0][0] <= self._received:
+            self._awaiting.popleft()[1]()
         state = node.opened()
         if not state.pending:
             waiters, state.waiters = state.waiters, []
@@ -199,6 +206,7 @@ class Writing:
             self._take_in(node, reply)
             self._settle(node)
 
+        self._sent += 1
         self._link.request(message, done)
 
     def when_written(self, node: Node, then: Callable[[], None]) -> None:
@@ -209,6 +217,14 @@ class Writing:
             state.waiters.append(then)
         else:
             then()
+
+    def when_all_written(self, then: Callable[[], None]) -> None:
+        """Call `then` once home has answered all that was written until now, to any file."""
+        self.flush()
+        if self._received == self._sent:
+            then()
+        else:
+            self._awaiting.append((self._sent, then))
 
     # failures
 
