@@ -8,25 +8,22 @@ block, since a link process must stay able to notice that the node is gone.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
-import select
 import socket
-import struct
 import subprocess
 import threading
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import paramiko
 
 from mlaunch import bootstrap, sshconfig
 from mlaunch.errors import LaunchError
+from mlaunch.knownhosts import KnownHosts, decode
 from mlaunch.sshconfig import SshHost
+from mlaunch.sshsocket import RECEIVE, Bell, Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from mlaunch.config import Node
     from stubs.link.stream import Stream
@@ -43,7 +40,6 @@ TCP_USER_TIMEOUT_MS = 6000
 
 # The largest packet that sshd takes; larger writes are cut by paramiko, at a copy each.
 CHUNK = 32 << 10
-RECEIVE = 256 << 10
 
 # Hops of ProxyJump, each of which may have its own.
 MAX_JUMPS = 8
@@ -54,62 +50,6 @@ _BULK = (
     "s.sendmsg([b'B'],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,array.array('i',[0,1]))]);"
     "n=os.open('/dev/null',2);os.dup2(n,0);os.dup2(n,1);s.recv(1)"
 )
-
-
-class Wire:
-    """The socket under a connection, as paramiko wants it: reads ahead, notes when bytes came."""
-
-    def __init__(self, sock: Any, closing: Callable[[], None] | None = None) -> None:
-        """Take over `sock`, a socket or a channel of another connection."""
-        self.heard = time.monotonic()
-        self._closed = False  # paramiko looks at it, as sockets have it
-        self._sock = sock
-        self._ahead = b""
-        self._at = 0
-        self._closing = closing
-
-    def recv(self, size: int) -> bytes:
-        """Return at most `size` bytes; paramiko asks for a packet in several small pieces."""
-        if self._at >= len(self._ahead):
-            self._ahead = self._sock.recv(RECEIVE)
-            self._at = 0
-            self.heard = time.monotonic()
-        data = self._ahead[self._at : self._at + size]
-        self._at += len(data)
-        return data
-
-    def send(self, data: bytes) -> int:
-        """Send some of `data`."""
-        sent: int = self._sock.send(data)
-        return sent
-
-    def settimeout(self, seconds: float | None) -> None:
-        """Set the time-out of both."""
-        self._sock.settimeout(seconds)
-
-    def getpeername(self) -> Any:
-        """Return the peer's address."""
-        return self._sock.getpeername()
-
-    def fileno(self) -> int:
-        """Return the descriptor of the socket."""
-        number: int = self._sock.fileno()
-        return number
-
-    def close(self) -> None:
-        """Close the socket, and what leads to it."""
-        self._closed = True
-        self._sock.close()
-        if self._closing is not None:
-            self._closing()
-
-    def shutdown(self) -> None:
-        """Make all calls on it fail, in whatever thread."""
-        if isinstance(self._sock, socket.socket):
-            try:
-                self._sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it is not connected any more: just what is wanted
 
 
 class Connection:
@@ -238,71 +178,13 @@ class Connection:
             transport.start_client(timeout=STEP_TIMEOUT_S)
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise LaunchError(f"{self._name()} does not speak SSH: {_text(error)}") from error
-        known.check(transport.get_remote_server_key())
+        key = transport.get_remote_server_key()
+        known.check(key.get_name(), key.asbytes())
         Login(self.host, transport).run()
 
     def _name(self) -> str:
         host = self.host
         return host.hostname if host.port == 22 else f"{host.hostname} port {host.port}"
-
-
-class KnownHosts:
-    """The keys under which a host is known."""
-
-    def __init__(self, host: SshHost) -> None:
-        """Read the files that exist."""
-        self._host = host
-        self._keys: list[paramiko.PKey] = []
-        self._revoked: set[str] = set()
-        names = [host.known_as]
-        if host.known_as.startswith("["):
-            names.append(host.hostname)  # as ssh does: known there on the usual port
-        found: dict[str, list[paramiko.PKey]] = {name: [] for name in names}
-        for path in host.known_hosts:
-            self._read(path, found)
-        self._keys = next((keys for keys in found.values() if keys), [])
-        self.kinds = {key.get_name() for key in self._keys}
-
-    def _read(self, path: str, found: dict[str, list[paramiko.PKey]]) -> None:
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                lines = file.read().splitlines()
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        except OSError as error:
-            raise LaunchError(f"{path}: {error.strerror}") from error
-        for line in lines:
-            fields = line.split()
-            if len(fields) > 3 and fields[0] == "@revoked":
-                self._revoked.add(fields[3])
-            if len(fields) < 3 or fields[0].startswith(("#", "@")):
-                continue
-            for name, keys in found.items():
-                if _known_name(name, fields[0]):
-                    try:
-                        keys.append(paramiko.PKey.from_type_string(fields[1], _blob(fields[2])))
-                    except (paramiko.SSHException, ValueError):
-                        continue  # a kind of key that we cannot use: ssh may
-                    break
-
-    def check(self, key: paramiko.PKey) -> None:
-        """Raise LaunchError unless the host is known by this very key."""
-        host = self._host
-        digest = hashlib.sha256(key.asbytes()).digest()
-        print_ = "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
-        if key.get_base64() in self._revoked:
-            raise LaunchError(f"the host key of {host.known_as} is revoked ({print_})")
-        if any(known.asbytes() == key.asbytes() for known in self._keys):
-            return
-        if self._keys:
-            raise LaunchError(
-                f"the host key of {host.known_as} has changed (now {key.get_name()} {print_})",
-                f'if that is as it should be: ssh-keygen -R "{host.known_as}"',
-            )
-        raise LaunchError(
-            f"the host key of {host.known_as} is not known ({key.get_name()} {print_})",
-            f"to accept it: ssh {_target(host)}",
-        )
 
 
 class LoginError(LaunchError):
@@ -352,12 +234,14 @@ class Login:
         if not self._tried:
             return LoginError(
                 f"there is no key to log in to {host.hostname} with",
-                f"ssh-keygen, then ssh-copy-id {_target(host)}",
+                f"ssh-keygen, then ssh-copy-id {sshconfig.target(host)}",
             )
         text = f"{host.hostname} refuses the key of {host.user}"
         if self._tried > 1:
             text = f"{host.hostname} refuses all {self._tried} keys of {host.user}"
-        return LoginError(text + (f" ({why})" if why else ""), f"ssh-copy-id {_target(host)}")
+        return LoginError(
+            text + (f" ({why})" if why else ""), f"ssh-copy-id {sshconfig.target(host)}"
+        )
 
     def _candidates(self) -> Iterator[paramiko.PKey]:
         """Yield keys in the order of ssh(1): configured ones in the agent, others there, files."""
@@ -404,36 +288,6 @@ class Login:
         except (paramiko.SSHException, ValueError):
             pass  # no private key, or of a kind that paramiko does not know
         return None
-
-
-class Bell:
-    """Tells the event loop through a descriptor that a channel has data; called by paramiko."""
-
-    def __init__(self) -> None:
-        """Be silent."""
-        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._rung = False
-        self._lock = threading.Lock()
-
-    def set(self) -> None:
-        """Ring, if not yet."""
-        with self._lock:
-            if not self._rung and self.fd >= 0:
-                self._rung = True
-                os.eventfd_write(self.fd, 1)
-
-    def clear(self) -> None:
-        """Be silent again."""
-        with self._lock:
-            if self._rung and self.fd >= 0:
-                self._rung = False
-                os.eventfd_read(self.fd)
-
-    def close(self) -> None:
-        """Let go of the descriptor."""
-        with self._lock:
-            fd, self.fd = self.fd, -1
-            os.close(fd)
 
 
 class RemoteCommand:
@@ -542,7 +396,7 @@ class RemoteCommand:
             raise ValueError("an SSH channel carries no descriptors")
         sent = 0
         try:
-            while sent < len(data) and _writable(self._wire):
+            while sent < len(data) and self._wire.writable():
                 sent += self._channel.send(data[sent : sent + CHUNK].tobytes())
         except TimeoutError:
             pass  # the window is full
@@ -617,30 +471,6 @@ class SshTransport:
         return self._agent.last_words() if self._agent is not None else ""
 
 
-def _writable(wire: Wire) -> bool:
-    """Tell whether a packet can be sent without waiting (a third of the buffer is free)."""
-    number = wire.fileno()
-    if number < 0:
-        return True  # closed: let the send fail
-    poll = select.poll()
-    poll.register(number, select.POLLOUT)
-    return bool(poll.poll(0))
-
-
-def _known_name(name: str, patterns: str) -> bool:
-    """Match a name against the first field of a line of known_hosts; sshd(8)."""
-    if patterns.startswith("|1|"):
-        try:
-            return paramiko.HostKeys.hash_host(name, patterns) == patterns
-        except (ValueError, struct.error):
-            return False
-    return sshconfig.matches(name, patterns.split(","))
-
-
-def _blob(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
-
-
 def _key_kind(algorithm: str) -> str:
     """Return the kind of key that a host key algorithm uses."""
     return "ssh-rsa" if algorithm.startswith("rsa-sha2") else algorithm
@@ -650,17 +480,9 @@ def _public_blob(path: str) -> bytes | None:
     """Return the public key in `path`.pub, to recognise it in an agent."""
     try:
         with open(path + ".pub", encoding="utf-8", errors="replace") as file:
-            return _blob(file.read().split()[1])
+            return decode(file.read().split()[1])
     except (OSError, IndexError, ValueError):
         return None
-
-
-def _target(host: SshHost) -> str:
-    """Return what the user gives to ssh to reach the host in the same way."""
-    plain = sshconfig.lookup(host.alias)
-    user = "" if plain.user == host.user else f"{host.user}@"
-    port = "" if plain.port == host.port else f"-p {host.port} "
-    return f"{port}{user}{host.alias}"
 
 
 def _text(error: BaseException) -> str:

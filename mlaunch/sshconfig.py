@@ -303,6 +303,14 @@ def with_jump(host: SshHost, hops: tuple[str, ...]) -> SshHost:
     return replace(host, proxy_jump=hops, proxy_command=None)
 
 
+def target(host: SshHost) -> str:
+    """Return what the user gives to ssh to reach the host in the same way."""
+    plain = lookup(host.alias)
+    user = "" if plain.user == host.user else f"{host.user}@"
+    port = "" if plain.port == host.port else f"-p {host.port} "
+    return f"{port}{user}{host.alias}"
+
+
 def split_jump(item: str) -> tuple[str, str | None, int | None]:
     """Return host, user and port of one hop of ProxyJump: [ssh://][USER@]HOST[:PORT]."""
     item = item.removeprefix("ssh://").rstrip("/")
