@@ -14,6 +14,7 @@ import json
 import math
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -166,6 +167,7 @@ class LinkProcess:
         handlers[Gone] = self._on_gone
         with open("/proc/sys/kernel/pid_max") as file:
             pid_max = int(file.read())
+        signal.signal(signal.SIGTERM, self._on_sigterm)
         hello = Hello(
             VERSION,
             os.getuid(),
@@ -177,6 +179,12 @@ class LinkProcess:
         self._link.request(hello, self._on_welcome)
         self._loop.call_later(WELCOME_S, self._welcome_overdue)
         self._loop.call_later(PING_S, self._tick)
+
+    def _on_sigterm(self, number: int, frame: object) -> None:
+        """End in good order: the user's terminals must get their modes back."""
+        assert self._rpc is not None
+        rpc = self._rpc
+        self._loop.at_turn_end(lambda: rpc.close("its link process was told to end"))
 
     def _finish(self, state: str, reason: str, remedy: str = "") -> None:
         """Tell the daemon how it ended, and end."""
