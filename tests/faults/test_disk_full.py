@@ -26,7 +26,7 @@ def home(_no_leaks: None) -> Iterator[Host]:
 def small(home: Host) -> Iterator[Host]:
     """Return the home, where alice has an empty directory that holds one megabyte."""
     yield home
-    home.run(("mount", "-o", "remount,rw", SMALL), user="root", cwd="/", check=True)
+    home.run(("mount", "-o", "remount,bind,rw", SMALL), user="root", cwd="/", check=True)
     home.run(("find", SMALL, "-mindepth", "1", "-delete"), check=True)
 
 
@@ -108,7 +108,7 @@ def test_a_full_disk_that_has_room_again_is_written(launch: Launch, small: Host)
 
 
 def test_a_read_only_place_is_read_only(launch: Launch, small: Host) -> None:
-    small.run(("mount", "-o", "remount,ro", SMALL), user="root", cwd="/", check=True)
+    small.run(("mount", "-o", "remount,bind,ro", SMALL), user="root", cwd="/", check=True)
     status, _, said = launch("touch", "g")
     assert status == 1, said
     assert b"Read-only file system" in said
