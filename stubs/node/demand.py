@@ -49,6 +49,19 @@ _MESSAGES = {nr.NR_recvmsg, nr.NR_recvmmsg}
 _PIPES = {nr.NR_splice: 4, nr.NR_tee: 2}
 _EPOLLS = {nr.NR_epoll_wait, nr.NR_epoll_pwait, nr.NR_epoll_pwait2}
 
+# A 32-bit program has its stack below 4 GiB, and other numbers (syscall_32.tbl). Those whose
+# arguments hold no pointers or longs in memory are the same otherwise.
+_HIGHEST_I386 = 0xFFFFFFFF
+_I386 = {
+    3: nr.NR_read,
+    142: nr.NR_select,
+    168: nr.NR_poll,
+    256: nr.NR_epoll_wait,
+    308: nr.NR_pselect6,
+    309: nr.NR_ppoll,
+    319: nr.NR_epoll_pwait,
+}
+
 _POLLFD = struct.Struct("=ihh")
 _POLLIN = 1
 _IOVEC = struct.Struct("=QQ")
@@ -100,10 +113,21 @@ def waiting(links: set[bytes]) -> dict[bytes, int]:
     """Return for each of `links` that a descendant waits to read, how many bytes it asks for."""
     found: dict[bytes, int] = {}
     for process in descendants(os.getpid()):
-        for link, count in _waits_of(process.pid):
+        try:
+            waits = _waits_of(process.pid)
+        except PermissionError:
+            # It has made itself invisible (PR_SET_DUMPABLE, or Yama forbids looking at all). Better
+            # a byte that it may not read than a program that waits for ever.
+            waits = [(link, _polled(link)) for link in links] if process.state == b"S" else []
+        for link, count in waits:
             for name in _names(link, links):
                 found[name] = max(found.get(name, 0), count)
     return found
+
+
+def _polled(link: bytes) -> int:
+    """Return how much is wanted by one who has not said how much it will read."""
+    return POLL_TERMINAL if link.startswith((b"/dev/pts/", b"/dev/tty")) else POLL_PIPE
 
 
 def _names(link: bytes, links: set[bytes]) -> list[bytes]:
@@ -120,13 +144,15 @@ def _waits_of(pid: int) -> list[tuple[bytes, int]]:
             call = _read(f"/proc/{pid}/task/{task}/syscall").split()
             if len(call) < 9:  # "running", or -1 for a process that is not in a call
                 continue
-            arguments = [int(word, 16) for word in call[1:7]]
-            for fd, count in _reads(pid, int(call[0]), arguments):
+            number = int(call[0])
+            *arguments, stack = [int(word, 16) for word in call[1:8]]
+            if stack <= _HIGHEST_I386:
+                number = _I386.get(number, -1)
+            for fd, count in _reads(pid, number, arguments):
                 link = os.readlink(b"/proc/%d/fd/%d" % (pid, fd))
-                terminal = link.startswith((b"/dev/pts/", b"/dev/tty"))
-                if not count:
-                    count = POLL_TERMINAL if terminal else POLL_PIPE
-                waits.append((link, min(count, MOST)))
+                waits.append((link, min(count or _polled(link), MOST)))
+        except PermissionError:
+            raise
         except OSError:
             continue  # the process, or the descriptor, is gone by now
     return waits

@@ -205,8 +205,12 @@ class Guests:
 
     def _kill(self, message: Kill) -> None:
         guest = self._guests.get(message.body)
-        if guest is not None:
-            guest.parent.endpoint.post(message)
+        if guest is None:
+            return
+        guest.parent.endpoint.post(message)
+        if guest.exit is not None and not guest.told:
+            # Nobody waits any more for what its reader has not taken.
+            self._tell_exit(guest)
 
     def _resize(self, message: Resize) -> None:
         guest = self._guests.get(message.body)
@@ -273,13 +277,17 @@ class Guests:
             # Whoever kills it does not wait for a reader that has stopped reading; what is in
             # the pipes goes on as that reader takes it.
             self._streams.drain(guest.outputs, lambda: None)
-            self._tell_exit(guest)
+            self._view.when_written(lambda: self._tell_exit(guest))
         else:
-            self._streams.drain(guest.outputs, lambda: self._tell_exit(guest))
+            self._streams.drain(
+                guest.outputs, lambda: self._view.when_written(lambda: self._tell_exit(guest))
+            )
 
     def _tell_exit(self, guest: Guest) -> None:
         message = guest.exit
-        assert message is not None
+        if message is None or guest.told:
+            return
+        guest.told = True
         if guest.session.terminal is not None:
             guest.session.terminal.check_modes()
         for position in guest.positions:
@@ -292,7 +300,6 @@ class Guests:
         if failure is not None:
             message.errno, message.path = failure
         self._streams.send(message)
-        guest.told = True
         if guest.gone:
             self._finish(guest)
 

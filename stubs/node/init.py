@@ -109,13 +109,12 @@ class Init:
 
     def _furnish(self, message: Message) -> None:
         assert isinstance(message, Furnish)
-        for step in plan(self._root, bool(message.full_map)):
+        for step in plan(self._root, message.pid_max, bool(message.full_map)):
             step.execute()
         # From here on an import would take home's files for ours.
         sys.path.clear()
         sys.meta_path.clear()
         _sethostname(message.hostname, len(message.hostname))
-        _start_pids_above(message.pid_max)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         fds = [os.open("/proc", flags), os.open("/dev/pts", flags)]
         self._agent.reply(self._tag, Done(), fds)
@@ -133,15 +132,3 @@ def main(sock: socket.socket) -> None:
 
 def _die_with_parent() -> None:
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _start_pids_above(home_pid_max: int) -> None:
-    """Let processes born here take pids that no process of home has, where there are such."""
-    with open("/proc/sys/kernel/pid_max") as file:
-        own = int(file.read())
-    first = home_pid_max if home_pid_max < own - 1000 else own // 4 * 3
-    try:
-        with open("/proc/sys/kernel/ns_last_pid", "w") as file:
-            file.write(str(first))
-    except OSError:
-        pass  # a kernel without checkpoint/restore: a body may then get another pid than at home

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
         ppid: int
         pgrp: int
         ticks: int
+        state: bytes
 else:
     from collections import namedtuple
 
-    Process = namedtuple("Process", "pid ppid pgrp ticks")
+    Process = namedtuple("Process", "pid ppid pgrp ticks state")
 
 
 def read_process(pid: int, proc: int | None = None) -> Process | None:
@@ -42,7 +43,8 @@ def read_process(pid: int, proc: int | None = None) -> Process | None:
         os.close(fd)
     # The name in parentheses may contain anything; what follows it are numbers.
     fields = data[data.rindex(b")") + 2 :].split()
-    return Process(pid, int(fields[1]), int(fields[2]), sum(map(int, fields[11:15])))
+    ticks = sum(map(int, fields[11:15]))
+    return Process(pid, int(fields[1]), int(fields[2]), ticks, fields[0])
 
 
 def all_processes(proc: int | None = None) -> list[Process]:

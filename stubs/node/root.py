@@ -112,6 +112,29 @@ class Device:
         mount(self.source, self.target, b"none", MS_BIND)
 
 
+class FirstPid:
+    """Let processes born here take pids that no process of home has, where there are such."""
+
+    def __init__(self, proc: bytes, home_pid_max: int) -> None:
+        """Set it by that /proc; home's pids are below `home_pid_max`."""
+        with open("/proc/sys/kernel/pid_max") as file:
+            own = int(file.read())
+        self.path = proc + b"/sys/kernel/ns_last_pid"
+        self.pid = home_pid_max if home_pid_max < own - 1000 else own // 4 * 3
+
+    def describe(self) -> str:
+        """Say it as the shell."""
+        return f"echo {self.pid} >{os.fsdecode(self.path)}"
+
+    def execute(self) -> None:
+        """Write it, if this kernel has it (checkpoint/restore): else pids may collide."""
+        try:
+            with open(self.path, "w") as file:
+                file.write(str(self.pid))
+        except OSError:
+            pass  # a body may then get another pid than at home, which Spawned says
+
+
 class Directory:
     """An empty directory."""
 
@@ -163,14 +186,25 @@ class Pivot:
         os.chdir(b"/")
 
 
-def plan(root: bytes, full_map: bool) -> list[Step]:
+def _protected(proc: bytes, name: bytes) -> list[Step]:
+    """Return what makes a part of /proc read-only, if this kernel has it."""
+    if not os.path.exists(b"/proc" + name):
+        return []
+    return [Mount(proc + name, proc + name, b"none", MS_BIND), ReadOnly(proc + name)]
+
+
+def plan(root: bytes, home_pid_max: int, full_map: bool) -> list[Step]:
     """Return what turns the view mounted at `root` into the root of a capsule."""
-    dev = root + b"/dev"
+    dev, proc = root + b"/dev", root + b"/proc"
     private = MS_NOSUID | MS_NOEXEC
     # Group 5 owns terminals on Debian and most others; where it is not mapped it cannot be named.
     pts = b"newinstance,ptmxmode=0666,mode=0620" + (b",gid=5" if full_map else b"")
     steps: list[Step] = [
-        Mount(b"proc", root + b"/proc", b"proc", private | MS_NODEV),
+        Mount(b"proc", proc, b"proc", private | MS_NODEV),
+        FirstPid(proc, home_pid_max),
+        # The node's settings are not home's to change, not even by mistake: its root could.
+        *_protected(proc, b"/sys"),
+        *_protected(proc, b"/sysrq-trigger"),
         Mount(b"/sys", root + b"/sys", b"none", MS_BIND | MS_REC),
         ReadOnly(root + b"/sys"),
         Mount(b"tmpfs", dev, b"tmpfs", private, b"mode=0755,size=64k"),

@@ -53,9 +53,9 @@ WINDOW = 1 << 20
 # One StreamData; CHUNK of stubs.home.streams.
 CHUNK = 128 << 10
 
-# The pipe that a body has: fewer wake-ups than with 64 KiB. Unprivileged users may go so far
-# (/proc/sys/fs/pipe-max-size) until they have many.
-PIPE_BYTES = 1 << 20
+# The pipe that a body has: fewer wake-ups than with 64 KiB. Not more, since all pipes of a user
+# together may have 64 MiB, after which each new one is tiny (pipe(7), pipe-user-pages-soft).
+PIPE_BYTES = 256 << 10
 F_SETPIPE_SZ = 1031
 
 

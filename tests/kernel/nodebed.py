@@ -221,6 +221,7 @@ class Bed:
 
     def spawn(self, *argv: str | bytes, **fields: Any) -> Message:
         """Start a body and return the answer; what was told of a former one is forgotten."""
+        assert not self.welcome.problem or fields.pop("anyway", False), self.welcome.problem
         spawn = make_spawn(*argv, **fields)
         self.got = [each for each in self.got if getattr(each, "body", 0) != spawn.body]
         self.files.barrier()
