@@ -115,10 +115,17 @@ class Adoption:
         """Keep a copy of `fd` for what could not be opened again."""
         access = os.O_ACCMODE & fcntl.fcntl(fd, fcntl.F_GETFL)
         path = proc_path(fd)
+        granted = 0
         if access != os.O_WRONLY and not os.access(path, os.R_OK, effective_ids=True):
             self._contents.readers.keep(inode.id, os.dup(fd))
+            granted |= os.R_OK
         if access != os.O_RDONLY and not os.access(path, os.W_OK, effective_ids=True):
             self._contents.writers.keep(inode.id, os.dup(fd))
+            granted |= os.W_OK
+        if granted & ~inode.granted:
+            inode.granted |= granted
+            # The node may know it as a file that the user may not open.
+            self._coherence.changed(inode)
 
     def holds(self, number: int) -> bool:
         """Tell whether a body that has not ended yet inherits this inode."""
@@ -132,5 +139,6 @@ class Adoption:
         elif count == 1:
             inode = self._tree.table.find(number)
             if inode is not None:
+                inode.granted = 0
                 self._contents.readers.drop(number)
                 self._contents.unhold(inode)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import signal
 
 from stubs.home.streams import Streams
@@ -107,6 +108,13 @@ class Guest:
         files, self.files = self.files, {}
         for fd in files.values():
             os.close(fd)
+
+
+def _offset(fd: int, item: Descriptor) -> int:
+    """Return the offset as it is now: others share it, and mrun itself may have written a line."""
+    if item.flags & os.O_PATH or not stat.S_ISREG(os.fstat(fd).st_mode):
+        return item.offset
+    return os.lseek(fd, 0, os.SEEK_CUR)
 
 
 class Guests:
@@ -262,7 +270,7 @@ class Guests:
                 item = item._replace(kind=self._kind_of_tty(guest, fd, item))
             if item.kind == FD_FILE:
                 guest.files[item.fd] = fd
-                item = item._replace(ref=self._adopt(guest, fd))
+                item = item._replace(ref=self._adopt(guest, fd), offset=_offset(fd, item))
             elif item.kind in _STREAMS:
                 item = self._take_stream(guest, fd, item, item.fd in exclusive, pipes)
             else:

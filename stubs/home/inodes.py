@@ -30,6 +30,7 @@ class Inode:
     __slots__ = (
         "dev",
         "failed",
+        "granted",
         "held",
         "id",
         "ino",
@@ -58,6 +59,7 @@ class Inode:
         self.nlink = 0
         self.wd = -1  # inotify watch on this very inode
         self.held = False  # bodies have it open
+        self.granted = 0  # rights (R, W) that an inherited descriptor gives, whatever the path allows
         self.failed = 0  # errno of a posted write that the node has not asked about since
         self.revoked = False  # the node took its own permission away while it had it open
 

@@ -313,7 +313,7 @@ class Tree:
             status.st_gid,
             status.st_rdev,
             status.st_blksize,
-            rights,
+            rights | inode.granted,
             ATTR_VOLATILE if volatile else 0,
         )
 
