@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import signal
+import stat
 
 from stubs.home.streams import Streams
 from stubs.home.terminal import Terminals
