@@ -308,10 +308,12 @@ def test_a_stream_that_does_not_block_does_not_on_the_node(bed: Bed) -> None:
     assert bed.output[output] == str(errno.EAGAIN).encode()
 
 
-def test_one_who_hides_from_the_agent_is_not_left_waiting(bed: Bed) -> None:
+def test_one_who_hides_from_the_agent_is_not_left_waiting(home: Path) -> None:
+    bed = Bed(home, node_uid=1234, home_uid=1234)
     # prctl(2) PR_SET_DUMPABLE 0: what it waits for cannot be seen.
     body = Plumbing(bed, 'syscall 157, 4, 0; sysread STDIN, $x, 10; print "<$x>"', program="perl")
     assert body.want() == 1
     body.put(b"x")
     assert body.finish() == 0
     assert body.printed == b"<x>"
+    bed.close()
