@@ -73,6 +73,10 @@ if TYPE_CHECKING:
             """Finish what a body changed until now; before home may act on it."""
 
 
+# Ctrl-C ends a whole pipeline at once. That a neighbour at home has ended by it must not reach a
+# body before the key itself, which takes the way over its mrun.
+KEY_SECONDS = 0.02
+
 _STREAMS = (FD_STREAM_IN, FD_STREAM_OUT, FD_STREAM_BOTH)
 
 
@@ -302,7 +306,8 @@ class Guests:
             share = item.share if item.share >= 0 else first.fd
             item = item._replace(ref=first.ref, share=share)
         else:
-            number = self._streams.open(fd, item.kind, exclusive)
+            patience = KEY_SECONDS if guest.terminal is not None else 0.0
+            number = self._streams.open(fd, item.kind, exclusive, patience)
             guest.streams.add(number)
             item = item._replace(ref=number)
             pipes[key] = item

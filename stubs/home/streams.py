@@ -93,13 +93,18 @@ class Source:
         number: int,
         end: End,
         exclusive: bool,
+        patience: float,
     ) -> None:
-        """Take over `end`; if `exclusive`, begin to read ahead. `deliver` posts to the node."""
+        """Take over `end`; if `exclusive`, begin to read ahead. `deliver` posts to the node.
+
+        The end is told `patience` seconds after it was seen.
+        """
         self._loop = loop
         self._deliver = deliver
         self._number = number
         self._end: End | None = end
         self._exclusive = exclusive
+        self._patience = patience
         self._allowed = READ_AHEAD if exclusive else 0
         if exclusive:
             loop.watch(end.fileno(), READ, self._readable)
@@ -147,7 +152,8 @@ class Source:
                 self._loop.forget(end.fileno())
         else:
             self.close()
-            self._deliver(StreamEnd(self._number))
+            end_seen = StreamEnd(self._number)
+            _after(self._loop, self._patience, lambda: self._deliver(end_seen))
 
     def close(self) -> None:
         """Close home's end: its writer gets SIGPIPE once nobody else reads."""
@@ -160,14 +166,17 @@ class Source:
 class Sink:
     """Bytes on their way from a body to home."""
 
-    def __init__(self, loop: Loop, link: Link, number: int, end: End) -> None:
-        """Take over `end`."""
+    def __init__(
+        self, loop: Loop, link: Link, number: int, end: End, patience: float = 0.0
+    ) -> None:
+        """Take over `end`. That its reader is gone is told `patience` seconds after it was seen."""
         self.on_end: list[Callable[[], None]] = []  # called when the body has closed its end
         self.on_close: list[Callable[[], None]] = []  # called when home's end is closed
         self._loop = loop
         self._link = link
         self._number = number
         self._end: End | None = end
+        self._patience = patience
         self._waiting: deque[memoryview] = deque()
         self._pending = 0
         self._put = 0
@@ -280,7 +289,8 @@ class Sink:
 
     def _break(self) -> None:
         self.close()
-        self._link.post(StreamBroken(self._number))
+        broken = StreamBroken(self._number)
+        _after(self._loop, self._patience, lambda: self._link.post(broken))
 
     def _tell_marks(self) -> None:
         while self._marks and self._marks[0][0] <= self._settled:
@@ -321,17 +331,20 @@ class Streams:
             StreamTaken: self._taken,
         }
 
-    def open(self, fd: int, kind: int, exclusive: bool) -> int:
-        """Take over `fd` as a stream of `kind` (FD_STREAM_*) and return its number."""
+    def open(self, fd: int, kind: int, exclusive: bool, patience: float = 0.0) -> int:
+        """Take over `fd` as a stream of `kind` (FD_STREAM_*) and return its number.
+
+        What happens at its other end is told `patience` seconds after it was seen.
+        """
         number = self.number()
         if kind == FD_STREAM_BOTH:
             # Two descriptors, since the loop has one watch for each.
-            self._add_source(number, os.dup(fd), os.O_RDWR, exclusive)
-            self._add_sink(number, fd, os.O_RDWR)
+            self._add_source(number, open_end(os.dup(fd), os.O_RDWR), exclusive, patience)
+            self._add_sink(number, open_end(fd, os.O_RDWR), patience)
         elif kind == FD_STREAM_IN:
-            self._add_source(number, fd, os.O_RDONLY, exclusive)
+            self._add_source(number, open_end(fd, os.O_RDONLY), exclusive, patience)
         elif kind == FD_STREAM_OUT:
-            self._add_sink(number, fd, os.O_WRONLY)
+            self._add_sink(number, open_end(fd, os.O_WRONLY), patience)
         return number
 
     def deliver(self, message: Message) -> None:
@@ -400,12 +413,11 @@ class Streams:
         for number in [*self._inlets, *self._outlets]:
             self.close(number)
 
-    def _add_source(self, number: int, fd: int, mode: int, exclusive: bool) -> None:
-        end = open_end(fd, mode)
-        self._inlets[number] = Source(self._loop, self.deliver, number, end, exclusive)
+    def _add_source(self, number: int, end: End, exclusive: bool, patience: float) -> None:
+        self._inlets[number] = Source(self._loop, self.deliver, number, end, exclusive, patience)
 
-    def _add_sink(self, number: int, fd: int, mode: int) -> None:
-        self._outlets[number] = Sink(self._loop, self._link, number, open_end(fd, mode))
+    def _add_sink(self, number: int, end: End, patience: float) -> None:
+        self._outlets[number] = Sink(self._loop, self._link, number, end, patience)
 
     def _check(self, number: int) -> None:
         # One that was open once may be closed by now: the messages have crossed.
@@ -458,3 +470,11 @@ class Streams:
         inlet = self._inlets.get(message.stream)
         if inlet is not None:
             inlet.taken(message.bytes)
+
+
+def _after(loop: Loop, seconds: float, call: Callable[[], None]) -> None:
+    """Call after `seconds`; at once if that is none."""
+    if seconds:
+        loop.call_later(seconds, call)
+    else:
+        call()

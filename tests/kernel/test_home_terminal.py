@@ -16,6 +16,7 @@ from stubs.home import modes
 from stubs.wire.codec import Descriptor
 from stubs.wire.messages import (
     FD_STREAM_BOTH,
+    FD_STREAM_IN,
     FD_STREAM_OUT,
     FD_TTY,
     SCOPE_GROUP,
@@ -444,6 +445,22 @@ def test_a_key_that_made_a_signal_is_typed_on_the_node(seat: Seat) -> None:
     assert seat.show(b"^\\") == b""
     user.post(Signal(seat.screen.job, signal.SIGINT, SCOPE_PROCESS))
     assert seat.wait(Signal).signo == signal.SIGINT
+
+
+def test_a_key_is_there_before_the_end_of_a_neighbour_that_it_killed(seat: Seat) -> None:
+    reader, writer = os.pipe()
+    spawn = make_spawn(seat.screen.job, os.fsencode(seat.directory))
+    spawn.sid = seat.screen.shell.pid
+    spawn.rows, spawn.columns, spawn.termios = 24, 80, seat.screen.found
+    spawn.descriptors = [descriptor(0, FD_STREAM_IN), descriptor(1, FD_TTY)]
+    spawn.exclusive = [0]
+    seat.request_start(seat.user, spawn, [reader, os.dup(seat.screen.slave)])
+    os.close(writer)
+    seat.settle()
+    seat.user.post(Signal(seat.screen.job, signal.SIGINT, SCOPE_GROUP))
+    seat.wait(StreamEnd)
+    assert [type(message) for message in seat.node.got[-2:]] == [StreamData, StreamEnd]
+    assert seat.keys() == b"\x03"
 
 
 def test_a_terminal_that_no_descriptor_leads_to_is_there_all_the_same(seat: Seat) -> None:
