@@ -99,6 +99,7 @@ def rank(
             rejected.append(Candidate(node.name, None, problem))
         else:
             good.append((finish_s(program, node, home), node))
+    spare = False
     if options.allow_home:
         # Home is to be spared as long as there is a node that idles, even a slower one.
         spare = any(_share(node) == min(1.0, node.cpus) for _, node in good)
@@ -109,7 +110,16 @@ def rank(
         best = good[0][0]
         equal = [item for item in good if item[0] <= best * (1 + EQUAL)]
         # Farthest first; RTTs closer than a quarter are one distance, and there the idler wins.
-        chosen = max(equal, key=lambda item: (_distance(item[1]), item[1].idle, -item[0]))
+        # But a node that is busy, too, is not worth the trip.
+        chosen = max(
+            equal,
+            key=lambda item: (
+                item[1].name == HOME and not spare,
+                _distance(item[1]),
+                item[1].idle,
+                -item[0],
+            ),
+        )
         good.remove(chosen)
         good.insert(0, chosen)
         remotest = len(equal) > 1 and chosen[1].name != HOME

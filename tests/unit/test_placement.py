@@ -62,6 +62,11 @@ def test_those_who_wait_to_run_are_counted() -> None:
     assert order(crowded, replace(NEAR, idle=0.0, running=1), allow_home=False)[0] == "near"
 
 
+def test_of_a_busy_home_and_busy_nodes_home_is_taken() -> None:
+    busy = [replace(node, idle=0.0, running=1) for node in (NEAR, FAR)]
+    assert order(*busy, home=replace(HOME_IDLE, cpus=1, idle=0.0, running=1))[0] == HOME
+
+
 def test_a_busy_home_sends_even_to_a_slow_node() -> None:
     busy = replace(HOME_IDLE, idle=0.0, load1=8.0)
     assert order(replace(NEAR, speed=50), home=busy)[0] == "near"
