@@ -244,6 +244,7 @@ class LinkProcess:
 
     def _on_load(self, message: Load, tag: int, fds: list[int]) -> None:
         self._load = {name: getattr(message, name) for name in message.FIELDS}
+        self._report()
 
     def _on_gone(self, message: Gone, tag: int, fds: list[int]) -> None:
         self._guest_gone(message, tag, fds)
@@ -293,7 +294,6 @@ class LinkProcess:
             self._quit()
             return
         self._ping()
-        self._report()
         self._loop.call_later(PING_S, self._tick)
 
     def _in_use(self) -> bool:

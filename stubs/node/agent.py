@@ -159,6 +159,8 @@ class Agent:
                 problem=os.fsencode(problem),
             ),
         )
+        # Home is about to choose a node: it must not take one for idle that it knows nothing of.
+        self._link.post(self._probe.load(0, -1))
         if not self._probe.speed:
             self._loop.call_later(SPEED_SECONDS, self._measure_speed)
 

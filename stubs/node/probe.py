@@ -78,7 +78,9 @@ class Probe:
         """Take the first sample's beginning."""
         self.speed = 0
         self._stat = _cpu_times()
-        self._idle = 1.0  # part of the ticks of all CPUs
+        # Part of the ticks of all CPUs; as long as none has passed, what the load average suggests.
+        load1 = float(_read("/proc/loadavg").split()[0])
+        self._idle = max(0.0, 1.0 - load1 / usable_cpus())
         self._guest_ticks = 0
         self._when = time.monotonic()
 
