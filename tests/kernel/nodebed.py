@@ -106,8 +106,9 @@ class Bed:
         node_uid: int = 0,
         fuse_mode: int | None = 0o666,
         namespaces: int | None = None,
+        python: str = sys.executable,
     ) -> None:
-        """Start an agent as `node_uid`.
+        """Start an agent as `node_uid`, with that python3.
 
         `fuse_mode` is the mode of /dev/fuse (None: there is none), `namespaces` how many user
         namespaces it may make (None: as many as it likes).
@@ -125,7 +126,7 @@ class Bed:
         self.on_data: Callable[[], None] | None = None
         here, there = socket.socketpair()
         self.agent = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-E", "-c", _START.format(PACKAGES)],
+            [python, "-I", "-S", "-E", "-c", _START.format(PACKAGES)],
             stdin=there.fileno(),
             stdout=there.fileno(),
             cwd="/",

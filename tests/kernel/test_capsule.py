@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,9 +24,12 @@ from stubs.wire.messages import (
     Spawned,
     StreamData,
     StreamEnd,
+    StreamWant,
 )
 from tests.kernel.nodebed import (
     DEADLINE_SECONDS,
+    PARENT,
+    PID,
     TOKEN,
     Bed,
     make_home,
@@ -78,6 +82,26 @@ def descendants_of(pid: int) -> set[int]:
     while more := {child for child, parent in pairs if parent in found} - found:
         found |= more
     return found
+
+
+OTHERS = [path for minor in range(9, 20) if (path := shutil.which(f"python3.{minor}"))]
+
+
+@pytest.mark.parametrize("python", OTHERS, ids=[os.path.basename(path) for path in OTHERS])
+def test_an_agent_runs_on_every_python_that_there_is(home: Path, python: str) -> None:
+    bed = Bed(home, python=python)
+    script = "read x; echo $x $$ $PPID; exit 3"
+    number, output = bed.free_stream(), bed.free_stream()
+    descriptors = [stream(0, FD_STREAM_IN, number), stream(1, FD_STREAM_OUT, output)]
+    assert bed.spawn("bash", "-c", script, descriptors=descriptors) == Spawned(PID)
+    for byte in b"word\n":
+        assert bed.wait_for(StreamWant, stream=number).bytes == 1
+        bed.got.clear()
+        bed.link.post(StreamData(number, bytes([byte])))
+    assert bed.wait_for(Exited).status == 3 << 8
+    assert bed.output[output] == f"word {PID} {PARENT}\n".encode()
+    bed.wait_for(Gone)
+    bed.close()
 
 
 # what a body finds
