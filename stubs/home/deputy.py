@@ -156,7 +156,7 @@ class Deputy:
     def _handle(self, stop: Stop) -> None:
         if stop.event == 0:
             arrival = Arrival(*ptrace.getsiginfo(self.pid))
-            if stop.signo in self._passing and arrival.sender == os.getpid():
+            if arrival.sender == os.getpid() and self._is_ours(stop.signo):
                 self._passing.discard(stop.signo)
                 ptrace.cont(self.pid, stop.signo)
             else:
@@ -170,7 +170,14 @@ class Deputy:
             self.stopped = False
             ptrace.cont(self.pid)
 
+    def _is_ours(self, signo: int) -> bool:
+        # mrun sends SIGCONT to nobody but its deputy, and perhaps twice.
+        return signo in self._passing or signo == signal.SIGCONT
+
     def _send(self, signo: int) -> None:
+        if signo == signal.SIGCONT:
+            # It takes back what stop signals are pending (signal(7)).
+            self._passing.difference_update(_STOP_SIGNALS)
         self._passing.add(signo)
         os.kill(self.pid, signo)
 

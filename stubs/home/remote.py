@@ -99,12 +99,17 @@ class Remote:
         """Handle signals to mrun, and to the deputy, which SIGCHLD tells of.
 
         The deputy is asked first: the kernel signals the youngest of a group first, so what the
-        deputy has got as one of the group, mrun has got, too, by then.
+        deputy has got as one of the group, mrun has got, too, by then. And it is asked again
+        after a SIGCHLD has been read, which may be for a stop since.
         """
         assert self._deputy is not None
         assert self._forwarding is not None
-        arrivals = self._deputy.poll()
-        for info in self._read_signals():
+        arrivals, infos, latest = [], [], None
+        while latest is None or any(info.ssi_signo == signal.SIGCHLD for info in latest):
+            arrivals += self._deputy.poll()
+            latest = self._read_signals()
+            infos += latest
+        for info in infos:
             if info.ssi_signo != signal.SIGCHLD:
                 self._forwarding.at_mrun(info)
         for arrival in arrivals:

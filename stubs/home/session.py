@@ -91,7 +91,10 @@ class Session:
         self._receipt = receipt
         self._name = os.fsdecode(os.path.basename(options.argv[0]))
         self._remote: Remote | None = None
-        self._early: list[signalfd_siginfo] = []  # signals that the program will find blocked
+        self._starting = False
+        self._early: list[
+            signalfd_siginfo
+        ] = []  # signals that the body, or the program, gets later
         self._loop = Loop()
         self._signals = signalfd(signal.valid_signals())
         self._loop.watch(self._signals, READ, self._on_signals)
@@ -114,7 +117,7 @@ class Session:
     def _at_home(self, reason: str) -> int:
         self._tell(f"{self._name} runs at home: {reason}")
         for info in self._early:
-            # Blocked, as the program will find it: pending again.
+            # Blocked until the program's own mask is set: pending again.
             os.kill(os.getpid(), info.ssi_signo)
         try:
             if not self._receipt.wanted:
@@ -213,6 +216,7 @@ class Session:
                 remote.begin(link, Deputy(tracee), terminal)
             replies.append(reply)
 
+        self._starting = True
         link.request(Start(capture.spawn.encode()), started, capture.fds)
         while not replies:
             self._loop.turn()
@@ -249,9 +253,14 @@ class Session:
         return early + read_signals(self._signals)
 
     def _before_the_body(self, info: signalfd_siginfo) -> None:
-        """Do to mrun what a signal would do to the program, which cannot act yet."""
+        """Do to mrun what a signal would do to the program, which cannot act yet.
+
+        Once its start is under way, or if it will find the signal blocked, it has it later.
+        """
         signo = info.ssi_signo
-        if signo in self._given.mask:
+        if signo == signal.SIGCHLD:
+            return  # the tracee stopped, or ended: whoever waits for it sees that
+        if self._starting or signo in self._given.mask:
             self._early.append(info)
         elif self._given.is_ignored(signo):
             return

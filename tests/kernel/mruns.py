@@ -54,9 +54,11 @@ class Bed:
 
     def close(self) -> None:
         for mrun in self.started:
-            if mrun.poll() is None:
-                mrun.kill()
-                mrun.wait()
+            mrun.kill()
+            mrun.wait()
+            for pipe in (mrun.stdout, mrun.stderr):
+                if pipe is not None:
+                    pipe.close()
         self.process.kill()
         self.process.wait()
         assert self.process.stdout is not None

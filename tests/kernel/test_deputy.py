@@ -1,5 +1,6 @@
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -121,8 +122,9 @@ def test_a_deputy_stops_and_goes_on_as_its_body(launch: Launch, signo: int) -> N
 def test_a_stopped_deputy_shows_sigcont(launch: Launch) -> None:
     deputy = make(launch)
     deputy.stop(signal.SIGTSTP)
-    os.kill(deputy.pid, signal.SIGCONT)
-    assert arrivals(deputy, 1) == [Arrival(signal.SIGCONT, SI_USER, os.getpid())]
+    sender = subprocess.Popen(["kill", "-CONT", str(deputy.pid)])
+    sender.wait()
+    assert arrivals(deputy, 1) == [Arrival(signal.SIGCONT, SI_USER, sender.pid)]
     assert not deputy.stopped
 
 

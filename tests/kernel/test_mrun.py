@@ -102,7 +102,6 @@ def test_a_program_that_handles_a_signal_goes_on(bed: Bed) -> None:
     mrun.terminate()
     assert mrun.stdout.readline() == b"caught\n"
     assert mrun.wait(DEADLINE_S) == 7
-    mrun.stdout.close()
 
 
 @pytest.mark.parametrize("to_group", [False, True])
@@ -173,7 +172,6 @@ def test_a_reader_sees_the_end_when_the_program_closes_its_output(bed: Bed) -> N
     assert mrun.poll() is None
     mrun.terminate()
     mrun.wait(DEADLINE_S)
-    mrun.stdout.close()
 
 
 def test_standard_error_is_let_go_of_when_the_body_closed_it(bed: Bed) -> None:
@@ -184,7 +182,6 @@ def test_standard_error_is_let_go_of_when_the_body_closed_it(bed: Bed) -> None:
     assert mrun.poll() is None
     mrun.terminate()
     mrun.wait(DEADLINE_S)
-    mrun.stderr.close()
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
