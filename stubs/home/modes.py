@@ -68,7 +68,7 @@ _STATE = termios.FLUSHO | termios.PENDIN | 0x10000  # EXTPROC
 _SIGNAL_KEYS = ISIG | NOFLSH | TOSTOP
 _FLOW = IXON | IXANY | IXOFF
 
-TAB, NEWLINE, DELETE = 0x09, 0x0A, 0x7F
+TAB, NEWLINE, RETURN, DELETE = 0x09, 0x0A, 0x0D, 0x7F
 
 
 def parse(raw: bytes) -> Modes:
@@ -135,6 +135,10 @@ def echo_of(modes: Modes, data: bytes) -> bytes:
         return b""
     echo = bytearray()
     for byte in data:
+        if byte == RETURN and modes.iflag & (ICRNL | IGNCR):
+            if modes.iflag & IGNCR:
+                continue
+            byte = NEWLINE
         if byte == NEWLINE:
             echo += b"\r\n" if adds_returns(modes) else b"\n"
         elif (byte < 0x20 and byte != TAB) or byte == DELETE:

@@ -431,7 +431,7 @@ class Terminals:
 
         `candidates` are descriptors of terminals that the body has.
         """
-        device = _stat_field(spawn.body, 4)
+        device = _stat(spawn.body)[4]
         key = (spawn.sid, device)
         terminal = self._by_session.get(key)
         if terminal is None:
@@ -522,15 +522,15 @@ def _device_path(device: int) -> str:
     return ""
 
 
-def _stat_field(pid: int, index: int) -> int:
-    """Return a number of /proc/PID/stat, counted from the state as 0; OSError: no such process."""
+def _stat(pid: int) -> list[int]:
+    """Return the numbers of /proc/PID/stat, the state (0) first; OSError: no such process."""
     with open(f"/proc/{pid}/stat", "rb") as file:
-        return int(file.read().rpartition(b")")[2].split()[index])
+        return [0, *map(int, file.read().rpartition(b")")[2].split()[1:])]
 
 
 def _group(pid: int) -> int:
     try:
-        return _stat_field(pid, 2)
+        return _stat(pid)[2]
     except OSError:
         # Ended a moment ago.
         return 0
@@ -538,7 +538,8 @@ def _group(pid: int) -> int:
 
 def _in_foreground(pid: int) -> bool:
     try:
-        return _stat_field(pid, 2) == _stat_field(pid, 5)
+        stat = _stat(pid)
     except OSError:
         # Ended a moment ago.
         return False
+    return stat[2] == stat[5]
