@@ -1,14 +1,13 @@
 """A node, or a process of ours, is lost while a program runs there."""
 
-import itertools
 import signal
 import subprocess
+import time
 from collections.abc import Callable
-
-import pytest
 
 from tests.cluster import Cluster, Host, Process
 from tests.cluster.waiting import wait_until
+from tests.faults.traces import Traces
 from tests.programs.nodes import add_nodes, on
 
 # What a lost node may cost at most, until mrun has ended; seconds.
@@ -27,54 +26,54 @@ WRITE = (
 )
 
 
-def start(cluster: Cluster, program: tuple[str, ...]) -> Process:
-    process = cluster.home.popen((*on("n1"), *program))
+def start(cluster: Cluster, program: tuple[str, ...], node: str = "n1") -> Process:
+    process = cluster.home.popen((*on(node), *program))
     assert process.stdout is not None
     assert process.stdout.readline() == b"0\n"
     assert process.stdout.readline() == b"1\n"
     return process
 
 
-def assert_told(process: Process, node: str = "n1") -> None:
+def assert_told(process: Process, node: str = "n1", timeout: float = NOTICE) -> None:
     """Fail unless mrun ends with 125 and one line that names the node."""
-    _, said = process.communicate(timeout=NOTICE)
+    _, said = process.communicate(timeout=timeout)
     assert process.returncode == 125
     assert said.startswith(b"mrun: ")
     assert node.encode() in said
     assert said.count(b"\n") == 1
 
 
-def assert_works_again(cluster: Cluster) -> None:
+def assert_works_again(cluster: Cluster, node: str = "n1") -> None:
     home = cluster.home
 
     def runs() -> bool:
-        return home.run((*on("n1"), "true")).returncode == 0
+        return home.run((*on(node), "true")).returncode == 0
 
-    wait_until(runs, 60, "n1 is used again")
+    wait_until(runs, 60, f"{node} is used again")
 
 
 def pids(host: Host, words: str) -> list[int]:
     return [pid for pid, line in host.processes("alice") if words in line]
 
 
-# A program that waits for our file system cannot be frozen: that is a state of the kernel's own.
-LOSSES = [
-    *itertools.product(["kill", "crash", "cut"], [COUNT, WRITE]),
-    ("freeze", COUNT),
-]
-
-
-@pytest.mark.parametrize(
-    ("fault", "program"), LOSSES, ids=[f"{fault}-{program[0]}" for fault, program in LOSSES]
-)
-def test_mrun_ends_and_says_so_when_its_node_is_lost(
-    pair: Cluster, fault: str, program: tuple[str, ...]
-) -> None:
-    with start(pair, program) as process:
-        getattr(pair.node("n1"), fault)()
-        assert_told(process)
-    pair.repair()
-    assert_works_again(pair)
+def test_mrun_ends_and_says_so_when_its_node_is_lost(make_cluster: Callable[..., Cluster]) -> None:
+    cluster = make_cluster(nodes=4)
+    faults = {"n1": "kill", "n2": "crash", "n3": "cut", "n4": "freeze"}
+    add_nodes(cluster.home, *faults)
+    traces = Traces(cluster)
+    # A program that waits for our file system cannot be frozen: that is a state of the kernel's.
+    programs = [(name, COUNT) for name in faults] + [(name, WRITE) for name in ("n1", "n2", "n3")]
+    running = [(name, start(cluster, program, name)) for name, program in programs]
+    for name, fault in faults.items():
+        getattr(cluster.node(name), fault)()
+    deadline = time.monotonic() + NOTICE
+    for name, process in running:
+        assert_told(process, name, deadline - time.monotonic())
+        process.close()
+    cluster.repair()
+    for name in faults:
+        assert_works_again(cluster, name)
+    traces.assert_gone()
 
 
 def test_a_short_break_of_the_link_harms_nobody(pair: Cluster) -> None:
@@ -101,7 +100,7 @@ def test_other_nodes_are_not_disturbed(make_cluster: Callable[..., Cluster]) -> 
     count = cluster.home.popen((*on("n2"), *COUNT))
     with count, start(cluster, COUNT) as process:
         assert count.stdout is not None
-        cluster.node("n1").crash()
+        cluster.node("n1").kill()
         assert_told(process)
         seen = [count.stdout.readline() for _ in range(100)]
         assert seen == [b"%d\n" % number for number in range(100)]
@@ -160,7 +159,7 @@ def test_a_node_lost_between_two_programs_is_used_again(pair: Cluster) -> None:
 
 def test_many_programs_are_told_of_one_lost_node(pair: Cluster) -> None:
     running = [start(pair, COUNT) for _ in range(4)]
-    pair.node("n1").crash()
+    pair.node("n1").kill()
     for process in running:
         assert_told(process)
         process.close()
@@ -171,7 +170,7 @@ def test_what_a_program_said_before_its_node_was_lost_has_arrived(pair: Cluster)
     with start(pair, program) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"written\n"
-        pair.node("n1").crash()
+        pair.node("n1").kill()
         assert_told(process)
         assert pair.home.read("/home/alice/file") == b"data\n"
 
@@ -184,6 +183,6 @@ def test_a_pipeline_ends_when_the_node_of_its_middle_is_lost(pair: Cluster) -> N
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"0\n"
-        pair.node("n1").crash()
+        pair.node("n1").kill()
         rest, _ = process.communicate(timeout=NOTICE)
         assert rest.endswith(b"125\n")
