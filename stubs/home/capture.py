@@ -10,7 +10,7 @@ import os
 import resource
 
 from stubs.abi.auxv import AT_EXECFN, read_auxv
-from stubs.abi.termbits import get_winsize, tcgets2
+from stubs.abi.termbits import get_foreground, get_winsize, tcgets2, tcsetsw2
 from stubs.home.holders import read_by_others
 from stubs.home.inherited import ImmovableError, Inherited
 from stubs.home.proc import read_stat, read_status, read_strings
@@ -102,6 +102,14 @@ class Terminal:
             return cls()
         except OSError:
             return None
+
+    def restore(self) -> None:
+        """Put back the modes that were found, which the link process did not live to do."""
+        try:
+            if get_foreground(self.fd) == os.getpgrp():
+                tcsetsw2(self.fd, self.termios)
+        except OSError:
+            pass  # hung up
 
     def update_size(self) -> None:
         """Look again; OSError when the terminal has been hung up."""

@@ -122,6 +122,8 @@ class Remote:
     def link_lost(self, reason: str) -> None:
         """Give up: the link process is gone."""
         if not self.ended:
+            if self._terminal is not None:
+                self._terminal.restore()
             self._fail(reason)
 
     def finish(self) -> int:

@@ -343,6 +343,7 @@ VICTIMS = {
     "mrun": (("pkill", "-9", "-f", "^[^ ]*python3 .*mrun -n n1.*vim"), "137"),
     "body": (("pkill", "-9", "-x", "vim"), "137"),
     "link": (("pkill", "-f", "^mlaunch: link n1"), "125"),
+    "link-9": (("pkill", "-9", "-f", "^mlaunch: link n1"), "125"),
 }
 
 
