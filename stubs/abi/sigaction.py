@@ -19,6 +19,7 @@ SIG_SETMASK = 2
 SIGKILL = 9
 SIGSTOP = 19
 _NSIG = 64
+ALL = (1 << _NSIG) - 1
 
 # struct sigaction of the kernel: sa_handler, sa_flags, sa_restorer, sa_mask.
 _SIGACTION = struct.Struct("=4Q")
@@ -31,12 +32,21 @@ _rt_sigprocmask = syscall(
 )
 
 
-def ignore_only(ignored: int) -> None:
-    """Ignore the signals of the set and give all others their default action."""
-    actions = [_SIGACTION.pack(action, 0, 0, 0) for action in (SIG_DFL, SIG_IGN)]
+def reset_actions() -> None:
+    """Give every signal its default action."""
+    _set_action(ALL, SIG_DFL)
+
+
+def ignore(signals: int) -> None:
+    """Ignore the signals of the set."""
+    _set_action(signals, SIG_IGN)
+
+
+def _set_action(signals: int, handler: int) -> None:
+    action = _SIGACTION.pack(handler, 0, 0, 0)
     for signo in range(1, _NSIG + 1):
-        if signo not in (SIGKILL, SIGSTOP):
-            _rt_sigaction(signo, actions[ignored >> (signo - 1) & 1], None, 8)
+        if signals >> (signo - 1) & 1 and signo not in (SIGKILL, SIGSTOP):
+            _rt_sigaction(signo, action, None, 8)
 
 
 def set_mask(blocked: int) -> None:

@@ -14,7 +14,7 @@ import stat
 import struct
 import sys
 
-from stubs.abi.sigaction import ignore_only, set_mask
+from stubs.abi.sigaction import ignore, set_mask
 from stubs.abi.termbits import set_foreground
 from stubs.abi.unistd import Strings, close_except, execve
 from stubs.wire.messages import (
@@ -152,7 +152,7 @@ def become(spawn: Spawn, inherited: Inheritance, status: int, foreground: bool) 
         os.umask(spawn.umask)
         _be_nice(spawn.nice)
         status = _place(inherited.sources, status)
-        ignore_only(spawn.ignored)
+        ignore(spawn.ignored)
         _limit(spawn.limits)
         set_mask(spawn.blocked)
         execve(spawn.exe, argv, env)

@@ -5,8 +5,9 @@ processes with the pids that they have at home, each a child of the former, that
 agent says on a socket. The parent of a body starts, signals, watches and reaps it, and whatever
 the body leaves behind; it ends when the agent lets go of the socket, and nothing of it remains.
 
-Ghosts ignore every signal that can be ignored, and stay in the process group of their session's
-leader, so that a body that signals its own group does not meet them there.
+Ghosts block every signal (from pid 1 on, stubs.node.init), and stay in the process group of their
+session's leader, so that a body that signals its own group does not meet them there. Blocked
+rather than ignored, for a body must not inherit that.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ import sys
 
 from stubs.abi.prctl import PR_SET_CHILD_SUBREAPER, prctl
 from stubs.abi.sched import clone_with_pid
-from stubs.abi.sigaction import ignore_only, set_mask
-from stubs.abi.signalfd import read_signals, signalfd, sigset
+from stubs.abi.signalfd import read_signals, signalfd
 from stubs.abi.termbits import TIOCSCTTY, set_foreground
 from stubs.abi.unistd import close_except
 from stubs.link.endpoint import Endpoint
@@ -75,8 +75,6 @@ LEAD = 3  # no new one: have this one lead its process group from now on
 # How often what is left of a body is looked for and killed until nothing is.
 KILL_SECONDS = 0.005
 
-_ALL_BUT_SIGCHLD = ~sigset([signal.SIGCHLD]) & 0xFFFFFFFFFFFFFFFF
-
 
 class GhostProcess:
     """What a ghost does. Everything here happens in the ghost's own process."""
@@ -90,8 +88,6 @@ class GhostProcess:
         self._left: list[int] = []  # bodies that are dead, but perhaps not what descends from them
         self._doomed: set[int] = set()  # bodies being killed
         self._demand = Demand(loop)
-        ignore_only(_ALL_BUT_SIGCHLD)
-        set_mask(sigset([signal.SIGCHLD]))
         self._signals = signalfd([signal.SIGCHLD])
         loop.watch(self._signals, READ, self._reap)
 

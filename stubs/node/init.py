@@ -26,6 +26,7 @@ from stubs.abi.sched import (
     clone,
     unshare,
 )
+from stubs.abi.sigaction import ALL, reset_actions, set_mask
 from stubs.link.endpoint import Endpoint
 from stubs.link.loop import Loop
 from stubs.link.stream import SocketStream
@@ -51,6 +52,9 @@ class Init:
     def __init__(self, sock: socket.socket) -> None:
         """Wait for the agent's word on `sock`."""
         _die_with_parent()
+        # For all ghosts, and as bodies shall find it: blocked is what they unblock before execve.
+        reset_actions()
+        set_mask(ALL)
         self._loop = Loop()
         self._handlers: dict[type[Message], Handler] = {
             Enter: self._answering(self._enter),
