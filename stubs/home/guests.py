@@ -415,7 +415,11 @@ class Guests:
         guest.close_files()
         for number in guest.streams:
             self._streams.stop_reading(number)
-        _when_all(guest.streams, self._streams.when_closed, lambda: self._drop(guest))
+        _when_all(
+            guest.streams,
+            self._streams.when_closed,
+            lambda: self._when_written(guest, lambda: self._drop(guest)),
+        )
 
     def _drop(self, guest: Guest) -> None:
         terminal, guest.terminal = guest.terminal, None

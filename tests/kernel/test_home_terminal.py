@@ -495,6 +495,19 @@ def opened() -> list[str]:
     return names
 
 
+def test_output_that_the_terminal_has_not_taken_yet_survives_the_body(seat: Seat) -> None:
+    user = seat.sit()
+    lines = b"".join(b"%d\r\n" % number for number in range(20000))
+    seat.print(lines)
+    seat.node.post(exited(seat, 0))
+    seat.node.post(Gone(seat.screen.job))
+    seat.settle()
+    assert not user.all(Exited)
+    seat.until_shown(lines)
+    seat.until(lambda: user.all(Exited))
+    seat.until(lambda: seat.guests.count == 0)
+
+
 def test_a_terminal_that_hangs_up_ends_the_input(seat: Seat) -> None:
     seat.sit()
     seat.want()

@@ -361,3 +361,22 @@ def test_the_terminal_is_sane_after_a_kill(ready_home: Host, screen: Screen, vic
     screen.wait_for(r".*(Killed|was lost).*(\n.*)*")
     wait_until(lambda: screen.modes() == before, 10, "the modes are back")
     assert screen.status() == status
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        r"printf 'a\nb\r\nc\r\r\n50%%\r60%%\r\n\tend'",
+        "ls --color=always /usr",
+        "stty -a",
+        "stty -onlcr; seq 3",
+        "seq 20000",
+        "tput clear; tput cup 5 5; tty; tput sgr0",
+    ],
+)
+def test_the_terminal_gets_the_same_bytes(ready_home: Host, program: str) -> None:
+    script = ("bash", "-c", program)
+    native = ready_home.run(script, env={"TERM": "xterm"}, tty=True)
+    remote = ready_home.run((*on("n1"), *script), env={"TERM": "xterm"}, tty=True)
+    assert remote.stdout == native.stdout
+    assert remote.returncode == native.returncode
