@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
-from mlaunch.errors import LaunchError
+from mlaunch.errors import LaunchError, plain
 from stubs.link.runtime import PACKAGES
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def converse(remote: Remote, token: bytes) -> bytes:
             remote.write(packed.data)
         elif letter == b"V":
             heard = _until(remote, heard, lambda data: b"\n" in data)
-            raise too_old(heard.partition(b"\n")[0].decode(errors="replace")[:20])
+            raise too_old(plain(heard.partition(b"\n")[0]))
         elif letter == b"D":
             raise LaunchError("the agent arrived damaged", "try again")
         else:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlaunch import bootstrap, client, config, local, sshconfig
-from mlaunch.errors import LaunchError
+from mlaunch.errors import LaunchError, plain
 from stubs.link import runtime
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _examine_python(node: config.Node, connection: Connection) -> list[Finding]:
         if not numbers:
             raise bootstrap.explain(asked.failure())
         if numbers < bootstrap.OLDEST_PYTHON:
-            raise bootstrap.too_old(version)
+            raise bootstrap.too_old(plain(version))
         checks = connection.run(bootstrap.python_command(_checks()))
         return _findings(node, checks.read_all().decode(errors="replace"), checks.failure())
     except LaunchError as error:
@@ -113,16 +113,11 @@ def _findings(node: config.Node, output: str, errors: str) -> list[Finding]:
     try:
         found = json.loads(output.strip().rpartition("\n")[2])
         return [
-            Finding(node.name, str(check), bool(good), _plain(text), _plain(remedy))
+            Finding(node.name, str(check), bool(good), plain(str(text)), plain(str(remedy)))
             for check, (good, text, remedy) in found.items()
         ]
     except (ValueError, AttributeError, TypeError):
-        return [Finding(node.name, "python", False, f"the checks do not run: {errors.strip()}")]
-
-
-def _plain(text: object) -> str:
-    """Return what came from the node without anything that a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:300])
+        return [Finding(node.name, "python", False, plain(f"the checks do not run: {errors}"))]
 
 
 def _checks() -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 # mrun(1), mlaunch(1): we failed, as opposed to the program.
 FAILED = 125
 
+# Nobody reads a longer line.
+MOST_TEXT = 400
+
 
 class LaunchError(Exception):
     """What the user must know: one line, what to do about it, and the exit status.
@@ -18,3 +21,10 @@ class LaunchError(Exception):
         self.text = text
         self.hint = hint
         self.exit_code = exit_code
+
+
+def plain(raw: bytes | str) -> str:
+    """Return what a node says as one line of printable text: no terminal is to obey it."""
+    text = raw.decode(errors="replace") if isinstance(raw, bytes) else raw
+    text = " ".join(text[:MOST_TEXT].split())
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

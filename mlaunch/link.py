@@ -23,7 +23,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from mlaunch import local, process
-from mlaunch.errors import LaunchError
+from mlaunch.errors import LaunchError, plain
 from stubs.home.files import FileService
 from stubs.home.guests import Guests
 from stubs.home.policy import ExportPolicy, default_hidden
@@ -217,7 +217,7 @@ class LinkProcess:
     def _on_welcome(self, message: Message) -> None:
         if isinstance(message, Error):
             if self._state == "connecting":
-                self._finish("unusable", message.text.decode(errors="replace"))
+                self._finish("unusable", plain(message.text))
             return
         assert isinstance(message, Welcome)
         self._facts = {
@@ -225,15 +225,14 @@ class LinkProcess:
             "pid": message.pid,
             "cpus_milli": message.cpus_milli,
             "speed": message.speed,
-            "hostname": message.hostname.decode(errors="replace"),
-            "release": message.release.decode(errors="replace"),
-            "python": message.python.decode(errors="replace"),
+            "hostname": plain(message.hostname),
+            "release": plain(message.release),
+            "python": plain(message.python),
         }
         if message.version != VERSION:
             self._finish("unusable", f"its agent speaks protocol {message.version}, not {VERSION}")
         elif message.problem:
-            reason, _, remedy = message.problem.decode(errors="replace").partition("\n")
-            self._finish("unusable", reason, remedy)
+            self._finish("unusable", plain(message.problem))
         else:
             self._begin_bulk(message.attach)
             self._ping()
@@ -257,7 +256,7 @@ class LinkProcess:
 
     def _on_goodbye(self, message: Goodbye, tag: int, fds: list[int]) -> None:
         assert self._rpc is not None
-        self._rpc.close(f"{self._node.name}: {message.reason.decode(errors='replace')}")
+        self._rpc.close(f"{self._node.name}: {plain(message.reason)}")
 
     def _ping(self) -> None:
         if self._rpc is None or self._rpc.lost is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import paramiko
 
 from mlaunch import bootstrap, sshconfig
-from mlaunch.errors import LaunchError
+from mlaunch.errors import LaunchError, plain
 from mlaunch.knownhosts import KnownHosts, decode
 from mlaunch.sshconfig import SshHost
 from mlaunch.sshsocket import RECEIVE, Bell, Wire
@@ -44,12 +44,18 @@ CHUNK = 32 << 10
 # Hops of ProxyJump, each of which may have its own.
 MAX_JUMPS = 8
 
-_BULK = (
-    "import array,os,socket,sys,binascii;s=socket.socket(socket.AF_UNIX);"
-    "s.connect(binascii.a2b_hex(sys.argv[1]));"
-    "s.sendmsg([b'B'],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,array.array('i',[0,1]))]);"
-    "n=os.open('/dev/null',2);os.dup2(n,0);os.dup2(n,1);s.recv(1)"
-)
+# Gives the channel's ends to the agent and lingers as a small program until the agent lets go.
+_BULK = """
+import array,os,socket,sys,binascii
+s=socket.socket(socket.AF_UNIX)
+s.connect(binascii.a2b_hex(sys.argv[1]))
+s.sendmsg([b"B"],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,array.array("i",[0,1]))])
+n=os.open("/dev/null",os.O_RDWR)
+os.dup2(s.fileno(),0)
+os.dup2(n,1)
+try:os.execvp("cat",["cat"])
+except OSError:s.recv(1)
+"""
 
 
 class Connection:
@@ -80,7 +86,7 @@ class Connection:
             channel.exec_command(command)
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise LaunchError(f"{self._name()} runs no command: {_text(error)}") from error
-        return RemoteCommand(channel, self._wire)
+        return RemoteCommand(channel, self._first_wire())
 
     def abort(self) -> None:
         """Break the connection; from any thread."""
@@ -338,14 +344,8 @@ class RemoteCommand:
     def last_words(self) -> str:
         """Return the last line that came on its standard error."""
         self._take_errors()
-        lines = [
-            line for line in self._errors.decode(errors="replace").splitlines() if line.strip()
-        ]
-        return (
-            "".join(letter if letter.isprintable() else "?" for letter in lines[-1][:200])
-            if lines
-            else ""
-        )
+        lines = [line for line in self._errors.splitlines() if line.strip()]
+        return plain(lines[-1]) if lines else ""
 
     def _take_errors(self) -> None:
         while self._channel.recv_stderr_ready():
