@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 # An echo that has not come after this time was not to come; several slow round trips.
 ECHO_SECONDS = 3.0
 
-# How long a carriage return at the end of the data waits for a newline after it.
-RETURN_SECONDS = 0.005
+# How long a carriage return at the end of the data waits for a newline after it, which may be some
+# round trips behind; nobody sees where the cursor stands meanwhile.
+RETURN_SECONDS = 0.1
 
 
 class Screen:
