@@ -8,6 +8,7 @@ smaller struct, which loses speeds that have no B constant.
 from __future__ import annotations
 
 import fcntl
+import os
 import struct
 
 TCGETS2 = 0x802C542A
@@ -75,6 +76,7 @@ def tcsetsw2(fd: int, termios2: bytes) -> None:
 
 
 def get_device(fd: int) -> int:
-    """Return the terminal's device number as tty_nr of proc(5) has it, also for /dev/tty."""
+    """Return the terminal's device number as stat(2) has it, also for /dev/tty."""
     number: int = struct.unpack("=I", fcntl.ioctl(fd, TIOCGDEV, bytes(4)))[0]
-    return number
+    # new_encode_dev(), include/linux/kdev_t.h
+    return os.makedev(number >> 8 & 0xFFF, number & 0xFF | number >> 12 & 0xFFF00)

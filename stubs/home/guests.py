@@ -14,23 +14,18 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import stat
 
+from stubs.home.guest import Guest, Session
+from stubs.home.handover import Handover
 from stubs.home.streams import Streams
-from stubs.home.terminal import Terminals
+from stubs.home.terminals import Terminals
 from stubs.link.endpoint import Endpoint
 from stubs.link.stream import SocketStream
 from stubs.wire.errors import RemoteProtocolError
 from stubs.wire.messages import (
-    FD_FILE,
-    FD_STREAM_BOTH,
-    FD_STREAM_IN,
-    FD_STREAM_OUT,
-    FD_TTY,
     Continued,
     Error,
     Exited,
-    FdClosed,
     Gone,
     Kill,
     Lost,
@@ -47,78 +42,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
-    from typing import Protocol
 
-    from stubs.home.terminal import Terminal
+    from stubs.home.handover import Files
     from stubs.link.endpoint import Handler, Link
     from stubs.link.loop import Loop
-    from stubs.wire.codec import Attr, Descriptor, Message
-
-    class Files(Protocol):
-        """What guests need of the file service."""
-
-        def adopt(self, fd: int) -> Attr:
-            """Serve the inode that `fd` is open on; OSError if the node may not see it."""
-
-        def disown(self, number: int) -> None:
-            """Let go of an inode that was adopted; once for each time."""
-
-        def resolve(self, path: bytes) -> Attr:
-            """Return the inode at `path`; OSError if there is none that the node may see."""
-
-        def barrier(self) -> None:
-            """Send what changed at home until now; before a body may act on it."""
-
-        def settle(self) -> None:
-            """Finish what a body changed until now; before home may act on it."""
-
-
-# Ctrl-C ends a whole pipeline at once. That a neighbour at home has ended by it must not reach a
-# body before the key itself, which takes the way over its mrun.
-KEY_SECONDS = 0.02
-
-_STREAMS = (FD_STREAM_IN, FD_STREAM_OUT, FD_STREAM_BOTH)
-
-
-class Session:
-    """One mrun: its socket, and the bodies that it started."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        """Begin with no body."""
-        self.endpoint = endpoint
-        self.bodies: set[int] = set()
-
-    def post(self, message: Message) -> None:
-        """Tell mrun; nothing happens when it is gone."""
-        self.endpoint.post(message)
-
-
-class Guest:
-    """One body, and what it has at home."""
-
-    def __init__(self, session: Session, spawn: Spawn) -> None:
-        """Begin with nothing held."""
-        self.session = session
-        self.spawn = spawn
-        self.pid = spawn.body
-        self.files: dict[int, int] = {}  # descriptor of the body -> ours on the same open file
-        self.adopted: list[int] = []  # their inodes, and that of the working directory
-        self.streams: set[int] = set()
-        self.terminal: Terminal | None = None
-        self.exited = False
-
-    def close_files(self) -> None:
-        """Let go of the inherited files."""
-        files, self.files = self.files, {}
-        for fd in files.values():
-            os.close(fd)
-
-
-def _offset(fd: int, item: Descriptor) -> int:
-    """Return the offset as it is now: others share it, and mrun itself may have written a line."""
-    if item.flags & os.O_PATH or not stat.S_ISREG(os.fstat(fd).st_mode):
-        return item.offset
-    return os.lseek(fd, 0, os.SEEK_CUR)
+    from stubs.wire.codec import Message
 
 
 class Guests:
@@ -131,6 +59,7 @@ class Guests:
         self._files = files
         self._streams = Streams(loop, link, files.barrier, files.settle)
         self._terminals = Terminals(loop, link, self._streams)
+        self._handover = Handover(files, self._streams, self._terminals)
         self._guests: dict[int, Guest] = {}
         self._sessions: set[Session] = set()
 
@@ -206,8 +135,8 @@ class Guests:
             if spawn.body in self._guests:
                 # Its number is in use again while children of the former one still run there.
                 raise OSError(errno.EAGAIN, "that pid is still in use on the node")
-            self._take_descriptors(guest, fds)
-            spawn.cwd_id = self._working_directory(guest)
+            self._handover.take(guest, fds)
+            spawn.cwd_id = self._handover.working_directory(guest)
         except OSError as error:
             _close_all([fd for fd in fds if fd >= 0])
             self._drop(guest)
@@ -259,94 +188,6 @@ class Guests:
             if guest.session is session and not guest.exited:
                 self._leave_terminal(guest, None)
                 self._link.post(Kill(guest.pid))
-
-    # descriptors
-
-    def _take_descriptors(self, guest: Guest, fds: list[int]) -> None:
-        """Move every descriptor of `fds` to where it belongs (-1 is left in its place)."""
-        spawn = guest.spawn
-        exclusive = set(spawn.exclusive)
-        self._join_terminal(guest, fds)
-        pipes: dict[tuple[int, int, int], Descriptor] = {}
-        for index, item in enumerate(spawn.descriptors):
-            fd, fds[index] = fds[index], -1
-            if item.kind == FD_TTY:
-                item = item._replace(kind=self._kind_of_tty(guest, fd, item))
-            if item.kind == FD_FILE:
-                guest.files[item.fd] = fd
-                item = item._replace(ref=self._adopt(guest, fd), offset=_offset(fd, item))
-            elif item.kind in _STREAMS:
-                item = self._take_stream(guest, fd, item, item.fd in exclusive, pipes)
-            else:
-                os.close(fd)
-                if item.kind == FD_TTY and guest.terminal is not None:
-                    item = item._replace(ref=guest.terminal.number)
-            spawn.descriptors[index] = item
-        spawn.exclusive = sorted({item.ref for item in spawn.descriptors if item.fd in exclusive})
-
-    def _adopt(self, guest: Guest, fd: int) -> int:
-        number = self._files.adopt(fd).id
-        guest.adopted.append(number)
-        return number
-
-    def _take_stream(
-        self,
-        guest: Guest,
-        fd: int,
-        item: Descriptor,
-        exclusive: bool,
-        pipes: dict[tuple[int, int, int], Descriptor],
-    ) -> Descriptor:
-        # One stream for all descriptors on the same pipe: what goes through it stays in order.
-        status = os.fstat(fd)
-        key = (status.st_dev, status.st_ino, item.kind)
-        first = pipes.get(key)
-        if first is not None:
-            os.close(fd)
-            share = item.share if item.share >= 0 else first.fd
-            item = item._replace(ref=first.ref, share=share)
-        else:
-            patience = KEY_SECONDS if guest.terminal is not None else 0.0
-            number = self._streams.open(fd, item.kind, exclusive, patience)
-            guest.streams.add(number)
-            item = item._replace(ref=number)
-            pipes[key] = item
-        if item.fd == 2:
-            self._tell_of_end(guest, item.ref)
-        return item
-
-    def _tell_of_end(self, guest: Guest, number: int) -> None:
-        message = FdClosed(guest.pid, 2)
-        self._streams.on_end(number, lambda: guest.session.post(message))
-
-    def _join_terminal(self, guest: Guest, fds: list[int]) -> None:
-        spawn = guest.spawn
-        if not spawn.termios:
-            return
-        candidates = [fd for fd, item in zip(fds, spawn.descriptors) if item.kind == FD_TTY]
-        guest.terminal = self._terminals.join(spawn, candidates, guest.session.post)
-        if guest.terminal is not None:
-            spawn.terminal = guest.terminal.number
-        else:
-            spawn.termios, spawn.rows, spawn.columns = b"", 0, 0
-
-    def _kind_of_tty(self, guest: Guest, fd: int, item: Descriptor) -> int:
-        if guest.terminal is not None and guest.terminal.is_open_on(fd):
-            return FD_TTY
-        # Another terminal than that of its session: the body has it as a pipe.
-        modes = {os.O_RDONLY: FD_STREAM_IN, os.O_WRONLY: FD_STREAM_OUT}
-        return modes.get(item.flags & os.O_ACCMODE, FD_STREAM_BOTH)
-
-    def _working_directory(self, guest: Guest) -> int:
-        try:
-            return self._files.resolve(guest.spawn.cwd).id
-        except FileNotFoundError:
-            # Removed, or moved away: the process stands in it all the same.
-            fd = os.open(f"/proc/{guest.pid}/cwd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                return self._adopt(guest, fd)
-            finally:
-                os.close(fd)
 
     # from the node
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from stubs.home import modes
-from stubs.home.streams import Sink
+from stubs.home.sink import Sink
 from stubs.wire.messages import StreamTaken
 
 TYPE_CHECKING = False
@@ -38,7 +38,7 @@ class Screen:
         self._loop = loop
         self._link = link
         self._number = number
-        self._sink = Sink(loop, link, number, end)
+        self._sink = Sink(loop, link, number, end, link.post)
         self._echo = b""
         self._echo_until = 0.0
         self._return: Timer | None = None  # a carriage return is held back until then

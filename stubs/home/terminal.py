@@ -13,7 +13,6 @@ has no controlling terminal, so job control never stops it for touching this one
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import signal
@@ -22,8 +21,7 @@ import time
 
 from stubs.abi.termbits import FIONREAD, count, get_device, tcgets2, tcsetsw2
 from stubs.home import modes
-from stubs.home.ends import OwnEnd, SharedEnd, reopen
-from stubs.home.screen import Screen
+from stubs.home.proc import read_stat
 from stubs.link.loop import READ
 from stubs.wire.errors import RemoteProtocolError
 from stubs.wire.messages import (
@@ -40,8 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stubs.home.ends import End
-    from stubs.home.streams import Streams
-    from stubs.link.endpoint import Handler, Link
+    from stubs.home.screen import Screen
     from stubs.link.loop import Loop, Timer
     from stubs.wire.codec import Message
     from stubs.wire.messages import Spawn
@@ -88,7 +85,7 @@ class Terminal:
         screen: Screen,
         device: int,
     ) -> None:
-        """Take over `end`, open for reading and writing on the terminal with that tty_nr.
+        """Take over `end`, open for reading and writing on the terminal with that number.
 
         `deliver` posts to the node.
         """
@@ -410,127 +407,9 @@ class Terminal:
         self._begin_linger()
 
 
-class Terminals:
-    """The terminals of all sessions that have guests on a link."""
-
-    def __init__(self, loop: Loop, link: Link, streams: Streams) -> None:
-        """Begin with none."""
-        self._loop = loop
-        self._link = link
-        self._streams = streams
-        self._by_session: dict[tuple[int, int], Terminal] = {}
-
-    def handlers(self) -> dict[type[Message], Handler]:
-        """Return what this end does with the messages about terminals."""
-        return {Modes: self._modes}
-
-    def join(
-        self, spawn: Spawn, candidates: list[int], tell: Callable[[Message], None]
-    ) -> Terminal | None:
-        """Return the terminal of `spawn`'s session, its body taken in; None if out of reach.
-
-        `candidates` are descriptors of terminals that the body has.
-        """
-        device = _stat(spawn.body)[4]
-        key = (spawn.sid, device)
-        terminal = self._by_session.get(key)
-        if terminal is None:
-            ends = _open_terminal(device, candidates)
-            if ends is None:
-                return None
-            terminal = self._make(device, *ends)
-            self._by_session[key] = terminal
-        terminal.join(spawn, tell)
-        return terminal
-
-    def _make(self, device: int, keys: End, shown: End) -> Terminal:
-        number = self._streams.number()
-        screen = Screen(self._loop, self._link, number, shown)
-        deliver = self._streams.deliver
-        terminal = Terminal(self._loop, deliver, number, keys, screen, device)
-        self._streams.register(number, terminal, screen)
-        return terminal
-
-    def release(self, terminal: Terminal, pid: int) -> None:
-        """Nothing is left of that body: let go of a terminal without users.
-
-        Somebody may wait for its last descriptor to be closed, as script(1) and sshd(8) do.
-        """
-        terminal.users.discard(pid)
-        if terminal.users:
-            return
-        for key, known in list(self._by_session.items()):
-            if known is terminal:
-                del self._by_session[key]
-                self._streams.close(terminal.number)
-
-    def close(self) -> None:
-        """Put all terminals back and let go of them."""
-        for terminal in self._by_session.values():
-            self._streams.close(terminal.number)
-        self._by_session.clear()
-
-    def _modes(self, message: Modes, tag: int, fds: list[int]) -> None:
-        for terminal in self._by_session.values():
-            if terminal.number == message.stream:
-                terminal.set_modes(message.termios)
-
-
-def _open_terminal(device: int, candidates: list[int]) -> tuple[End, End] | None:
-    """Open the terminal with that tty_nr, once for keys and once for output; None: cannot be."""
-    here = [fd for fd in candidates if os.isatty(fd) and get_device(fd) == device]
-    for fd in here:
-        try:
-            return _own_ends(reopen(fd, os.O_RDWR), device)
-        except OSError:
-            # /dev/tty, opened again, would be our own terminal, and we have none.
-            continue
-    try:
-        mode = os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        return _own_ends(os.open(_device_path(device), mode), device)
-    except OSError:
-        # Another user's, as after su(1): share the open file that the body was given.
-        if not here:
-            return None
-        return (
-            SharedEnd(os.dup(here[0]), tells_of_loss=False),
-            SharedEnd(os.dup(here[0]), tells_of_loss=False),
-        )
-
-
-def _own_ends(fd: int, device: int) -> tuple[End, End]:
-    if get_device(fd) != device:
-        os.close(fd)
-        raise OSError(errno.ENXIO, "another terminal")
-    # Two descriptors, since the loop has one watch for each.
-    return OwnEnd(fd, tells_of_loss=False), OwnEnd(os.dup(fd), tells_of_loss=False)
-
-
-def _device_path(device: int) -> str:
-    """Return where the terminal with that tty_nr (proc(5)) is; empty if nowhere."""
-    major, minor = device >> 8 & 0xFFF, device & 0xFF | device >> 12 & 0xFFF00
-    if 136 <= major < 144:
-        return f"/dev/pts/{(major - 136 << 20) + minor}"
-    try:
-        with open(f"/sys/dev/char/{major}:{minor}/uevent") as lines:
-            for line in lines:
-                if line.startswith("DEVNAME="):
-                    return "/dev/" + line[8:].rstrip("\n")
-    except OSError:
-        # No such device, or no sysfs here.
-        pass
-    return ""
-
-
-def _stat(pid: int) -> list[int]:
-    """Return the numbers of /proc/PID/stat, the state (0) first; OSError: no such process."""
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return [0, *map(int, file.read().rpartition(b")")[2].split()[1:])]
-
-
 def _group(pid: int) -> int:
     try:
-        return _stat(pid)[2]
+        return read_stat(pid).pgrp
     except OSError:
         # Ended a moment ago.
         return 0
@@ -538,8 +417,8 @@ def _group(pid: int) -> int:
 
 def _in_foreground(pid: int) -> bool:
     try:
-        stat = _stat(pid)
+        stat = read_stat(pid)
     except OSError:
         # Ended a moment ago.
         return False
-    return stat[2] == stat[5]
+    return stat.pgrp == stat.tpgid
