@@ -8,13 +8,12 @@ stubs.home.session.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from mlaunch import __version__
-from stubs.home.ending import MrunError, say
-from stubs.home.launch import Given
+from stubs.home.errors import FAILED, MrunError, say
 from stubs.home.options import Options
-from stubs.home.session import run
 
 # The module typing takes 5 ms to import.
 TYPE_CHECKING = False
@@ -149,16 +148,29 @@ def _apply(options: Options, name: str, value: str | None, rest: list[str]) -> N
 
 def main() -> NoReturn:
     """Be mrun."""
-    given = Given()
+    # Ctrl-C ends us without Python's traceback; ignored, as in a background job, it stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         options = parse(sys.argv[1:])
     except Show as text:
-        os.write(1, str(text).encode())
-        os._exit(0)
-    except MrunError as failure:
-        say(f"{failure.text} ({failure.hint})")
-        os._exit(failure.status)
-    run(options, given)
+        _show(str(text))
+    except MrunError as error:
+        say(f"{error.text} ({error.hint})")
+        os._exit(error.status)
+    # Not before: most of the time until the program starts goes into this import.
+    from stubs.home.session import run
+
+    run(options)
+
+
+def _show(text: str) -> NoReturn:
+    try:
+        os.write(1, text.encode())
+    except OSError as error:
+        say(f"standard output: {error.strerror}")
+        os._exit(FAILED)
+    os._exit(0)
 
 
 if __name__ == "__main__":

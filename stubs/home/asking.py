@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from stubs.home.ending import MrunError
+from stubs.home.errors import MrunError
 from stubs.link.endpoint import Endpoint
 from stubs.link.stream import SocketStream
 from stubs.wire.messages import Error, Place, Placed, Refused

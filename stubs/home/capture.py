@@ -55,6 +55,7 @@ class Capture:
         status = read_status(pid)
         inherited = Inherited(pid, stat.tty)
         self.fds = inherited.fds
+        self.terminal = terminal
         self.spawn = Spawn(
             body=pid,
             ppid=stat.ppid,

@@ -1,4 +1,4 @@
-"""How mrun speaks, stops and ends: by lines of its own, and as the program did.
+"""How mrun stops and ends: as the program did.
 
 The shell looks at mrun, not at the program: it must see the stop, the exit status and the fatal
 signal that it would see of the program.
@@ -16,36 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-# mrun(1): mrun failed, as opposed to the program.
-FAILED = 125
-
 STOP_SIGNALS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
-
-
-class MrunError(Exception):
-    """mrun cannot do what it was asked to: a line for the user, a hint, an exit status."""
-
-    def __init__(self, text: str, hint: str = "", status: int = FAILED) -> None:
-        """`text` is one line without a full stop; `hint` may be empty."""
-        super().__init__(text)
-        self.text = text
-        self.hint = hint
-        self.status = status
-
-    def report(self) -> None:
-        """Say it."""
-        say(self.text)
-        if self.hint:
-            say(self.hint)
-
-
-def say(text: str) -> None:
-    """Write one line to standard error; if nobody can be told, so be it."""
-    line = "mrun: " + text.replace("\n", " ") + "\n"
-    try:
-        os.write(2, line.encode(errors="surrogateescape"))
-    except OSError:
-        pass  # a reader that is gone, a full disk: the exit status still says it
 
 
 def stop_self(signo: int) -> bool:

@@ -6,7 +6,7 @@ import os
 import stat
 import time
 
-from stubs.home.ending import MrunError, say
+from stubs.home.errors import MrunError, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 
-from stubs.home.ending import STOP_SIGNALS, MrunError, say, stop_self
+from stubs.home.ending import STOP_SIGNALS, stop_self
+from stubs.home.errors import MrunError, say
 from stubs.home.launch import let_go_of
 from stubs.home.signals import Forwarding
 from stubs.wire.messages import (
@@ -155,6 +156,9 @@ class Remote:
             self._resize(self._terminal)
             return
         if signo == signal.SIGCONT:
+            if self._terminal is not None:
+                # Nobody tells a job in the background of a new size; it would have looked itself.
+                self._resize(self._terminal)
             self._continuing = True
             # If it was sent to mrun alone, the deputy has not heard of it.
             self._deputy.go_on()

@@ -19,7 +19,8 @@ from stubs.home import athome, launch
 from stubs.home.asking import Question
 from stubs.home.capture import Capture, Program, Terminal
 from stubs.home.deputy import Deputy
-from stubs.home.ending import STOP_SIGNALS, MrunError, end_as, exit_status, say, stop_self
+from stubs.home.ending import STOP_SIGNALS, end_as, exit_status, stop_self
+from stubs.home.errors import MrunError, say
 from stubs.home.inherited import ImmovableError
 from stubs.home.options import HOME
 from stubs.home.receipt import Receipt
@@ -65,8 +66,13 @@ class Interrupted(Exception):  # noqa: N818  # nothing went wrong
         self.signo = signo
 
 
-def run(options: Options, given: Given) -> NoReturn:
+class KilledEarly(Exception):  # noqa: N818  # somebody meant it
+    """The program was killed while it stood before its first instruction."""
+
+
+def run(options: Options) -> NoReturn:
     """Run the program to its end, and end as it did."""
+    given = launch.Given()
     try:
         receipt = Receipt(options.stats)
     except MrunError as error:
@@ -81,6 +87,18 @@ def run(options: Options, given: Given) -> NoReturn:
     end_as(status)
 
 
+class Departure:
+    """A program that is ready to leave, and where to."""
+
+    def __init__(self, tracee: Tracee, program: Program, capture: Capture) -> None:
+        """Begin without a node."""
+        self.tracee = tracee
+        self.program = program
+        self.capture = capture
+        self.node = ""
+        self.reason = ""
+
+
 class Session:
     """One mrun."""
 
@@ -92,12 +110,9 @@ class Session:
         self._name = os.fsdecode(os.path.basename(options.argv[0]))
         self._remote: Remote | None = None
         self._starting = False
-        self._early: list[
-            signalfd_siginfo
-        ] = []  # signals that the body, or the program, gets later
-        self._loop = Loop()
-        self._signals = signalfd(signal.valid_signals())
-        self._loop.watch(self._signals, READ, self._on_signals)
+        self._early: list[signalfd_siginfo] = []  # signals for the program, once it runs
+        self._loop: Loop
+        self._signals: int
 
     def run(self) -> int:
         """Return the wait4(2) status of the program, or become it; MrunError when mrun fails."""
@@ -134,13 +149,20 @@ class Session:
         if self._options.node == HOME:
             raise Stay("asked for", wanted=True)
         daemon = self._find_daemon()
-        tracee = self._launch()
         try:
-            return self._place(tracee, daemon)
+            self._loop = Loop()
+            self._signals = signalfd(signal.valid_signals())
+            self._loop.watch(self._signals, READ, self._on_signals)
+            tracee = self._launch()
+        except OSError as error:
+            raise Stay(f"it cannot be traced: {error.strerror}") from error
+        try:
+            departure, connection = self._prepare(tracee, daemon)
+            remote = self._start(departure, connection)
+            return self._see_through(remote, departure)
         except Interrupted as interrupted:
             return interrupted.signo
-        except ProcessLookupError:
-            # Somebody killed it while it stood before its first instruction.
+        except KilledEarly:
             tracee.kill()
             return tracee.status or 0
         finally:
@@ -164,7 +186,7 @@ class Session:
             tracee = Tracee(child.pid)
         except PermissionError as error:
             child.abandon()
-            raise Stay("ptrace(2) is not permitted here") from error
+            raise Stay("it cannot be traced: ptrace(2) is not permitted here") from error
         child.release(traced=True)
         exists = tracee.wait_exec()
         failed = child.failure()
@@ -172,40 +194,45 @@ class Session:
             raise failed or MrunError(f"{self._name} was killed before it began")
         return tracee
 
-    def _place(self, tracee: Tracee, daemon: socket.socket) -> int:
-        program = Program(tracee.pid)
+    def _prepare(self, tracee: Tracee, daemon: socket.socket) -> tuple[Departure, socket.socket]:
+        """Return the program captured, with a node found for it, and its link process's socket."""
+        try:
+            departure, question = self._capture(tracee, daemon)
+        except ImmovableError as error:
+            raise Stay(f"it cannot be moved: {error}") from error
+        except OSError as error:
+            if tracee.is_dying():
+                raise KilledEarly from error
+            raise Stay(f"it cannot be captured: {error.strerror}") from error
+        try:
+            departure.node, departure.reason, connection = question.wait()
+        except ConnectionError as error:
+            raise Stay(f"no home daemon: {error}") from error
+        if connection is None:
+            raise Stay(departure.reason, wanted=True)
+        self._tell(f"{self._name} runs on {departure.node}: {departure.reason}")
+        return departure, connection
+
+    def _capture(self, tracee: Tracee, daemon: socket.socket) -> tuple[Departure, Question]:
+        """Ask the daemon, and capture the program while it thinks; OSError, ImmovableError."""
         if tracee.is_32bit():
-            raise Stay("it is not a 64-bit program")
+            raise ImmovableError("it is not a 64-bit program")
         if tracee.gains_privileges():
-            raise Stay("it changes its user, its group or its capabilities")
+            raise ImmovableError("it changes its user, its group or its capabilities")
+        program = Program(tracee.pid)
         question = Question(self._loop, daemon, self._options, program)
         terminal = Terminal.controlling()
         try:
             capture = Capture(program, sigset(self._given.mask), terminal)
-        except ImmovableError as error:
+        except BaseException:
             question.close()
-            raise Stay(f"it cannot be moved: {error}") from error
-        try:
-            node, reason, connection = question.wait()
-        except ConnectionError as error:
-            raise Stay(f"no home daemon: {error}") from error
-        if connection is None:
-            raise Stay(reason, wanted=True)
-        self._tell(f"{self._name} runs on {node}: {reason}")
-        verbose = self._options.verbose
-        remote = Remote(self._loop, self._read_signals, node, self._name, verbose)
-        self._start(remote, tracee, capture, terminal, connection)
-        return self._see_through(remote, program, node, reason)
+            raise
+        return Departure(tracee, program, capture), question
 
-    def _start(
-        self,
-        remote: Remote,
-        tracee: Tracee,
-        capture: Capture,
-        terminal: Terminal | None,
-        connection: socket.socket,
-    ) -> None:
+    def _start(self, departure: Departure, connection: socket.socket) -> Remote:
         """Start the body; Stay when the node refuses it."""
+        verbose = self._options.verbose
+        remote = Remote(self._loop, self._read_signals, departure.node, self._name, verbose)
         stream = SocketStream(connection)
         link = Endpoint(self._loop, stream, remote.handlers(), remote.link_lost, "the link process")
         replies: list[Message] = []
@@ -213,19 +240,24 @@ class Session:
         def started(reply: Message) -> None:
             # At once: the next message may say already that the body has stopped.
             if isinstance(reply, Spawned):
-                remote.begin(link, Deputy(tracee), terminal)
+                remote.begin(link, Deputy(departure.tracee), departure.capture.terminal)
             replies.append(reply)
 
         self._starting = True
+        capture = departure.capture
         link.request(Start(capture.spawn.encode()), started, capture.fds)
-        while not replies:
-            self._loop.turn()
+        try:
+            while not replies:
+                self._loop.turn()
+        except ProcessLookupError as error:
+            raise KilledEarly from error
         (reply,) = replies
         if isinstance(reply, Error):
             raise Stay(f"the node refuses it: {reply.text.decode(errors='replace')}")
+        return remote
 
-    def _see_through(self, remote: Remote, program: Program, node: str, reason: str) -> int:
-        """Keep deputy and body in step to their end."""
+    def _see_through(self, remote: Remote, departure: Departure) -> int:
+        """Keep deputy and body in step to their end; return the status."""
         began = time.monotonic()
         self._remote = remote
         launch.let_go_of_streams()
@@ -233,10 +265,11 @@ class Session:
         while not remote.ended:
             self._loop.turn()
         wall_s = time.monotonic() - began
+        argv, node, why = departure.program.argv, departure.node, departure.reason
         if remote.exited is not None:
-            self._receipt.add_body(program.argv, node, wall_s, reason, remote.exited)
+            self._receipt.add_body(argv, node, wall_s, why, remote.exited)
         else:
-            self._receipt.add_lost(program.pid, program.argv, node, wall_s, reason)
+            self._receipt.add_lost(departure.program.pid, argv, node, wall_s, why)
         return remote.finish()
 
     # signals

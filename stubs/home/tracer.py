@@ -87,6 +87,11 @@ class Tracee:
         except OSError:
             return False  # none there, or a file system that has none
 
+    def is_dying(self) -> bool:
+        """Tell whether somebody has killed it."""
+        self.wait(block=False)
+        return self.status is not None
+
     def kill(self) -> None:
         """Kill it and wait for its end."""
         if self.status is None:

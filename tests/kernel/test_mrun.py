@@ -6,6 +6,7 @@ import pty
 import select
 import shlex
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -450,3 +451,47 @@ def test_a_terminal_is_captured_and_its_size_followed(bed: Bed, shell: Shell) ->
     subprocess.run(["stty", "rows", "44", "cols", "88"], stdin=shell.master, check=True)
     wait_until(lambda: bed.logged("rows=44, columns=88"), "the new size")
     assert not bed.logged(f"signo={int(signal.SIGWINCH)}")
+
+
+@pytest.mark.parametrize("limit", [5, 9, 13])
+def test_where_mrun_cannot_open_enough_the_program_runs_at_home(bed: Bed, limit: int) -> None:
+    shell = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh"]
+    command = [*shell, *bed.command("sh", "-c", "echo ran; exit 4")]
+    done = subprocess.run(command, env=bed.env, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (4, b"ran\n", b"")
+
+
+def test_a_program_killed_before_its_first_instruction_is_killed(bed: Bed) -> None:
+    mrun = bed.start("sleep", "100", node="waiting")
+    (asked,) = wait_until(lambda: bed.logged("Place("), "the question")
+    os.kill(int(asked.partition("pid=")[2].partition(",")[0]), signal.SIGKILL)
+    # Seen when the answer comes, or when mrun is told to end.
+    mrun.terminate()
+    assert mrun.wait(DEADLINE_S) == -signal.SIGTERM
+
+
+def test_a_32_bit_program_runs_at_home(bed: Bed, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    code = b"\xb8\x01\x00\x00\x00\xbb\x07\x00\x00\x00\xcd\x80"  # exit(7) by int 0x80
+    size = 52 + 32 + len(code)
+    fields = (2, 3, 1, 0x8048054, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+    segment = (1, 0, 0x8048000, 0x8048000, size, size, 5, 0x1000)
+    header = b"\x7fELF\x01\x01\x01" + bytes(9) + struct.pack("<HHIIIIIHHHHHH", *fields)
+    program.write_bytes(header + struct.pack("<8I", *segment) + code)
+    program.chmod(0o755)
+    try:
+        native = subprocess.run([str(program)], check=False).returncode
+    except OSError as error:
+        pytest.skip(f"no 32-bit programs on this kernel: {error}")
+    assert bed.run(str(program)).returncode == native == 7
+    assert not bed.logged("Spawn(")
+
+
+def test_help_that_cannot_be_written_is_an_error(bed: Bed) -> None:
+    command = [sys.executable, "-m", "mlaunch.mrun", "--help"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, env=bed.env, stdout=full, stderr=-1, check=False)
+    assert (done.returncode, done.stderr) == (
+        125,
+        b"mrun: standard output: No space left on device\n",
+    )
