@@ -59,8 +59,12 @@ class Given:
         ]
         for signo in self._ignored:
             signal.signal(signo, signal.SIG_DFL)
-        with open("/proc/self/environ", "rb") as file:
-            self.environment = file.read().split(b"\0")[:-1]
+        try:
+            with open("/proc/self/environ", "rb") as file:
+                self.environment = file.read().split(b"\0")[:-1]
+        except OSError:
+            # No /proc here, as in a bare chroot.
+            self.environment = [name + b"=" + value for name, value in os.environb.items()]
 
     def restore_dispositions(self) -> None:
         """Have signals do what they would have done in the program."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 
 from stubs.abi.signalfd import read_signals, signalfd, sigset
@@ -20,7 +21,7 @@ from stubs.home.asking import Question
 from stubs.home.capture import Capture, Program, Terminal
 from stubs.home.deputy import Deputy
 from stubs.home.ending import STOP_SIGNALS, end_as, exit_status, stop_self
-from stubs.home.errors import MrunError, say
+from stubs.home.errors import FAILED, MrunError, say
 from stubs.home.inherited import ImmovableError
 from stubs.home.options import HOME
 from stubs.home.receipt import Receipt
@@ -83,6 +84,10 @@ def run(options: Options) -> NoReturn:
     except MrunError as error:
         error.report()
         status = exit_status(error.status)
+    except Exception:
+        # A bug of ours: shown whole, and not to be taken for a status of the program.
+        sys.excepthook(*sys.exc_info())
+        status = exit_status(FAILED)
     receipt.write(status)
     end_as(status)
 
