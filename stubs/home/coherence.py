@@ -304,7 +304,7 @@ class Coherence:
             try:
                 status = self._tree.status(inode)
             except OSError:
-                del self._checked[inode]  # gone; that its name is gone was told by its directory
+                self._checked.pop(inode, None)  # gone, which its directory tells of
                 continue
             if (status.st_size, status.st_mtime_ns) != (size, mtime):
                 self._data[inode] = None
