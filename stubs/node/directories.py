@@ -188,6 +188,9 @@ class Directories:
 
     def _lookup_one(self, unique: int, parent: Node, name: bytes) -> None:
         def found(reply: Found) -> None:
+            if self._uplink.is_dead(reply.entry.attr.id):
+                self._lookup_one(unique, parent, name)
+                return
             self._inodes.observe(reply.dir)
             node = self._inodes.observe(reply.entry.attr, reply.entry.target)
             self._inodes.add_name(parent, name, node)
@@ -216,6 +219,10 @@ class Directories:
 
         def part(reply: Message) -> None:
             if type(reply) is Listing:
+                if any(self._uplink.is_dead(entry.attr.id) for entry in reply.entries):
+                    directory.fresh = {}
+                    self._uplink.ask(Snapshot(parent.id, 0), part)
+                    return
                 self._take_part(parent, directory, reply)
                 if reply.cookie and directory.fresh is not None:
                     gathered = len(directory.fresh)
@@ -227,6 +234,8 @@ class Directories:
                 self._loaded(parent, directory, 0)
             else:
                 code = reply.errno if type(reply) is Error and reply.errno > 0 else errno.EIO
+                if code == errno.ESTALE:
+                    self.lost(parent)
                 self._loaded(parent, directory, code)
             parent.busy -= 1
             if not parent.busy:
@@ -358,7 +367,9 @@ class Directories:
         if parent is None:
             return
         node = None
-        if change.attr is not None:
+        if change.attr is not None and self._uplink.is_dead(change.attr.id):
+            self.distrust(parent)
+        elif change.attr is not None:
             before = self._inodes.get(change.attr.id)
             old = before.attr if before is not None else None
             node = self._inodes.observe(change.attr, change.target)

@@ -186,12 +186,13 @@ class Node:
 
 
 class Owners:
-    """Which owner the kernel is shown, so that its own check gives home's answer.
+    """Which owner and mode the kernel is shown, so that its own check gives home's answer.
 
     A capsule with a single mapped uid and gid shows all others as nobody, and the VFS refuses to
     write a file with an unmapped owner or group, whatever its mode (HAS_UNMAPPED_ID). So: the
     user's own files as the user's; others' as they are, if the kernel concludes from that what
-    the user may really do (Attr.rights), and as the user's where the user may do more.
+    the user may really do (Attr.rights), and as the user's where the user may do more, removing
+    the file included.
     """
 
     def __init__(self, uid: int, gid: int, full_map: bool) -> None:
@@ -199,36 +200,46 @@ class Owners:
         self._uid = uid
         self._gid = gid
         self._full_map = full_map
-        self._known: dict[tuple[int, int, int, int], tuple[int, int]] = {}
+        self._known: dict[tuple[int, int, int, int, bool], tuple[int, int, int]] = {}
 
-    def shown(self, attr: Attr) -> tuple[int, int]:
-        """Return the uid and gid to be reported for an inode."""
+    def shown(self, attr: Attr, parent: Attr | None) -> tuple[int, int, int]:
+        """Return uid, gid and mode to be reported for an inode that was seen in `parent`."""
         if self._full_map:
-            return attr.uid, attr.gid
-        key = (attr.uid, attr.gid, attr.mode, attr.rights)
+            return attr.uid, attr.gid, attr.mode
+        removable = parent is not None and self._may_remove_from(parent)
+        key = (attr.uid, attr.gid, attr.mode, attr.rights, removable)
         shown = self._known.get(key)
         if shown is None:
-            shown = self._known[key] = self._choose(attr)
+            shown = self._known[key] = self._choose(attr, removable)
         return shown
 
-    def _choose(self, attr: Attr) -> tuple[int, int]:
+    def _may_remove_from(self, parent: Attr) -> bool:
+        if not parent.rights & WRITABLE:
+            return False
+        return not parent.mode & stat.S_ISVTX or parent.uid == self._uid
+
+    def _choose(self, attr: Attr, removable: bool) -> tuple[int, int, int]:
         if attr.uid == self._uid:
-            return self._uid, self._gid
+            return self._uid, self._gid, attr.mode
+        if removable:
+            # Without a valid owner the VFS neither removes nor renames it: EOVERFLOW (may_delete).
+            # As the user's, its mode must not promise more than home grants.
+            return self._uid, self._gid, attr.mode & ~stat.S_IRWXU | attr.rights << 6
         if stat.S_ISLNK(attr.mode):
-            return attr.uid, attr.gid
+            return attr.uid, attr.gid, attr.mode
         in_group = attr.gid == self._gid
         concluded = (attr.mode >> (3 if in_group else 0)) & 7 & ~WRITABLE
         if attr.rights & ~concluded:
-            return self._uid, self._gid
-        return attr.uid, attr.gid
+            return self._uid, self._gid, attr.mode
+        return attr.uid, attr.gid, attr.mode
 
     def is_users(self, attr: Attr) -> bool:
         """Tell whether the file belongs to the user of the capsule."""
         return attr.uid == self._uid
 
-    def pack(self, attr: Attr) -> bytes:
-        """Return struct fuse_attr."""
-        uid, gid = self.shown(attr)
+    def pack(self, attr: Attr, parent: Attr | None) -> bytes:
+        """Return struct fuse_attr for an inode that was seen in `parent`."""
+        uid, gid, mode = self.shown(attr, parent)
         atime, atime_ns = divmod(attr.atime_ns, _NS)
         mtime, mtime_ns = divmod(attr.mtime_ns, _NS)
         ctime, ctime_ns = divmod(attr.ctime_ns, _NS)
@@ -243,7 +254,7 @@ class Owners:
             atime_ns,
             mtime_ns,
             ctime_ns,
-            attr.mode,
+            mode,
             attr.nlink,
             uid,
             gid,
@@ -274,7 +285,8 @@ class Inodes:
     def packed(self, node: Node) -> bytes:
         """Return the struct fuse_attr of a node."""
         if node.packed is None:
-            node.packed = self.owners.pack(node.attr)
+            parent = node.parent.attr if node.parent is not None else None
+            node.packed = self.owners.pack(node.attr, parent)
         return node.packed
 
     def fresh(self, node: Node) -> bool:

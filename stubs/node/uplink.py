@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 
 from stubs.wire.errors import RemoteProtocolError
-from stubs.wire.messages import Error
+from stubs.wire.messages import Error, Forget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class Uplink:
         # Called when home does not know an inode any more.
         self.lost: Callable[[Node], None] = lambda node: None
         self.no_longer_busy: Callable[[Node], None] = lambda node: None
+        self._forgets = 0  # Forgets sent
+        self._confirmed = 0  # and of them, surely done
+        self._forgotten: dict[int, int] = {}  # id -> with which Forget
         self._link = link
         self._device = device
         self._inodes = inodes
@@ -56,7 +59,10 @@ class Uplink:
         self.round_trips += 1
         self.wait(unique, busy)
 
+        serial = self._forgets
+
         def done(answer: Message) -> None:
+            self._confirm(serial)
             self.waited(unique)
             if type(answer) is reply:
                 then(answer)
@@ -81,7 +87,33 @@ class Uplink:
     def ask(self, message: Message, done: Callable[[Message], None]) -> None:
         """Ask without anybody waiting; `done` gets whatever is answered."""
         self.before()
-        self._link.request(message, done)
+        serial = self._forgets
+
+        def answered(answer: Message) -> None:
+            self._confirm(serial)
+            done(answer)
+
+        self._link.request(message, answered)
+
+    def forget(self, ids: list[int]) -> None:
+        """Tell home that these ids are used no more."""
+        self._forgets += 1
+        for id_ in ids:
+            self._forgotten[id_] = self._forgets
+        self.post(Forget(ids))
+
+    def is_dead(self, id_: int) -> bool:
+        """Tell whether home, when it sent the message being handled, had yet to forget this id.
+
+        Then it has forgotten it since: to whoever asks next it gives another.
+        """
+        return self._forgotten.get(id_, 0) > self._confirmed
+
+    def _confirm(self, serial: int) -> None:
+        """Note that home has answered something sent after so many Forgets: it has done them."""
+        self._confirmed = serial
+        if serial == self._forgets:
+            self._forgotten.clear()
 
     def post(self, message: Message) -> None:
         """Tell home something that is not answered."""

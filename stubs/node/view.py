@@ -24,7 +24,7 @@ from stubs.node.opening import Opening
 from stubs.node.reading import Reading
 from stubs.node.uplink import Uplink
 from stubs.node.writing import Writing
-from stubs.wire.messages import Attrs, Forget, Getattr, Invalidate, InvalidateAll
+from stubs.wire.messages import Attrs, Getattr, Invalidate, InvalidateAll
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class View:
         ids = [id_ for id_ in self._to_forget if self._inodes.get(id_) is None]
         self._to_forget.clear()
         if ids:
-            self._uplink.post(Forget(ids))
+            self._uplink.forget(ids)
 
     # files by inode id
 
@@ -263,7 +263,7 @@ class View:
 
     def _by_id_attr(self) -> bytes:
         attr = self._inodes.root.attr._replace(ino=BY_ID_NODE, mode=stat.S_IFDIR | 0o555, nlink=2)
-        return self._inodes.owners.pack(attr)
+        return self._inodes.owners.pack(attr, None)
 
     def _by_id_entry(self) -> bytes:
         return fuse.fuse_entry_out.pack(BY_ID_NODE, 0, DAY, DAY, 0, 0) + self._by_id_attr()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -98,7 +99,6 @@ def run_home(
     control: socket.socket,
     root: bytes,
     policy: ExportPolicy,
-    delay: float,
 ) -> None:
     """Be home: serve `root` until the control socket closes."""
     loop = Loop()
@@ -190,11 +190,16 @@ class Bed:
         uid: int = 0,
         policy: ExportPolicy | None = None,
         export: str | None = None,
+        file_size: int = 0,
     ) -> None:
-        """Serve `directory`/home (or `export`) at `directory`/view."""
+        """Serve `directory`/home (or `export`) at `directory`/view.
+
+        `file_size` is the largest size of a file that home can write (0: no limit).
+        """
         self.uid = uid
         self.home = export or os.path.join(directory, "home")
         self.mount = os.path.join(directory, "view")
+        self._file_size = file_size
         self._policy = policy or ExportPolicy([], [])
         self._directory = directory
         self._pids: list[int] = []
@@ -215,7 +220,10 @@ class Bed:
             far.close()
             view_side.close()
             self._become_user()
-            run_home(near, home_side, os.fsencode(self.home), self._policy, 0.0)
+            if self._file_size:
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (self._file_size, self._file_size))
+            run_home(near, home_side, os.fsencode(self.home), self._policy)
 
         def view() -> None:
             near.close()
@@ -227,6 +235,7 @@ class Bed:
         os.close(fuse_fd)
         for sock in (near, far, home_side, view_side):
             sock.close()
+        self.barrier()
         return self
 
     def __exit__(self, *_: object) -> None:
