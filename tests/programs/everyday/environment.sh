@@ -78,8 +78,20 @@ nice -n 5 $MRUN sh -c 'cut -d" " -f19 /proc/self/stat; nice -n 2 nice'
 ### signals that are ignored or blocked
 (trap '' TERM HUP; $MRUN sh -c 'kill -TERM $$; kill -HUP $$; echo alive')
 $MRUN nohup sh -c 'kill -HUP $$; echo alive'
-(trap '' PIPE; $MRUN sh -c 'grep SigIgn /proc/self/status | tail -c 5')
-python3 -c 'import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1]); signal.signal(signal.SIGPIPE, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])' $MRUN sh -c 'kill -USR1 $$; echo blocked; grep -E "SigBlk|SigIgn|ShdPnd" /proc/$$/status'
+cat > block.py <<'END'
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGTERM])
+os.kill(os.getpid(), signal.SIGUSR1)
+os.execvp(sys.argv[1], sys.argv[1:])
+END
+cat > show.py <<'END'
+import os, signal
+print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+os.kill(os.getpid(), signal.SIGTERM)
+print(signal.SIGTERM in signal.sigpending(), signal.getsignal(signal.SIGINT) is not None)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+END
+python3 block.py $MRUN python3 show.py; echo $?
 
 ### timeout of mrun
 timeout 1 $MRUN sleep 30; echo $?
