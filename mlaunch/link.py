@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from mlaunch import local, process
 from mlaunch.errors import LaunchError, plain
-from stubs.home.files import FileService
-from stubs.home.guests import Guests
-from stubs.home.policy import ExportPolicy, default_hidden
+from stubs.home.files.policy import ExportPolicy, default_hidden
+from stubs.home.files.service import FileService
+from stubs.home.guests.guests import Guests
 from stubs.link.endpoint import BulkEndpoint, Endpoint, Link
 from stubs.link.loader import TOKEN_BYTES
 from stubs.link.loop import READ, Loop

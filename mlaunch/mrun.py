@@ -2,7 +2,7 @@
 
 Parses its options itself: this must start fast, and on a bare checkout where nothing but python3
 is installed; the module getopt alone takes as long to import as all of this. What is done then is
-stubs.home.session.
+stubs.home.run.session.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import signal
 import sys
 
 from mlaunch import __version__
-from stubs.home.errors import FAILED, MrunError, say
-from stubs.home.options import Options
+from stubs.home.run.errors import FAILED, MrunError, say
+from stubs.home.run.options import Options
 
 # The module typing takes 5 ms to import.
 TYPE_CHECKING = False
@@ -159,7 +159,7 @@ def main() -> NoReturn:
         say(f"{error.text} ({error.hint})")
         os._exit(error.status)
     # Not before: most of the time until the program starts goes into this import.
-    from stubs.home.session import run
+    from stubs.home.run.session import run
 
     run(options)
 

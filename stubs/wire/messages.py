@@ -824,10 +824,10 @@ class Ghost(Message):
 
 
 class Body(Message):
-    """A→C: clone and exec a body; carries a pipe, and what Spawn.descriptors reads and writes.
+    """A→C: clone and exec a body; carries what it reads and writes. Reply: Spawned.
 
-    Into the pipe goes the body's pid (u32), then errno (i32) if it could not be exec'ed;
-    close-on-exec ends it. The terminal comes last; `foreground` 1: the body's group gets it.
+    That is one descriptor for each stream in Spawn.descriptors that shares none, and its terminal
+    last; `foreground` 1: the body's group gets that.
     """
 
     KIND = 0x144

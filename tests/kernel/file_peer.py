@@ -15,8 +15,8 @@ import pytest
 from stubs.abi.libc import libc
 from stubs.abi.mount import MS_PRIVATE, MS_REC
 from stubs.abi.sched import CLONE_NEWNS
-from stubs.home.files import FileService
-from stubs.home.policy import ExportPolicy
+from stubs.home.files.policy import ExportPolicy
+from stubs.home.files.service import FileService
 from stubs.link.endpoint import Endpoint
 from stubs.link.endpoint import Link as NodeLink
 from stubs.link.loop import Loop

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stubs.home.files import FileService
-from stubs.home.guests import Guests
-from stubs.home.policy import ExportPolicy
+from stubs.home.files.policy import ExportPolicy
+from stubs.home.files.service import FileService
+from stubs.home.guests.guests import Guests
 from stubs.link.endpoint import Endpoint, Link
 from stubs.link.loop import Loop
 from stubs.link.stream import SocketStream

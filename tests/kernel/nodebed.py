@@ -1,8 +1,8 @@
 """A bed for the node's side: a real agent, a small directory tree for home, and this test as home.
 
 The agent is a process of its own, started as the node `local` is; the test process serves files
-to it (stubs.home.files) from a directory that holds a few programs with their libraries, and
-sees every message about bodies and streams as home would. Nothing of the machine's own tree is
+to it (stubs.home.files.service) from a directory that holds a few programs with their libraries,
+and sees every message about bodies and streams as home would. Nothing of the machine's own tree is
 served.
 """
 
@@ -25,8 +25,8 @@ import pytest
 from stubs.abi.mount import MS_BIND, MS_PRIVATE, MS_REC, mount
 from stubs.abi.prctl import PR_SET_PDEATHSIG, prctl
 from stubs.abi.sched import CLONE_NEWNS, CLONE_NEWUSER, unshare
-from stubs.home.files import FileService
-from stubs.home.policy import ExportPolicy
+from stubs.home.files.policy import ExportPolicy
+from stubs.home.files.service import FileService
 from stubs.link.endpoint import Endpoint, Link
 from stubs.link.loop import Loop
 from stubs.link.stream import PipeStream

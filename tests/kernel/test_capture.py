@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from stubs.home.capture import Capture, Program
-from stubs.home.inherited import ImmovableError, Inherited
+from stubs.home.run.capture import Capture, Program
+from stubs.home.run.inherited import ImmovableError, Inherited
 from stubs.wire.codec import Descriptor
 from stubs.wire.frame import MAX_FDS
 from stubs.wire.messages import (
@@ -261,7 +261,7 @@ def test_who_only_writes_does_not_share_a_pipe(launch: Launch, give: Give) -> No
 
 def test_an_ancestor_that_reads_shares_a_pipe() -> None:
     code = (
-        "import os; from stubs.home.holders import read_by_others;"
+        "import os; from stubs.home.run.holders import read_by_others;"
         "pipe = os.readlink(b'/proc/self/fd/0');"
         "print(len(read_by_others({pipe}, {os.getpid()})))"
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from stubs.abi.signalfd import SI_USER
-from stubs.home.deputy import Arrival, Deputy
-from stubs.home.proc import read_status
+from stubs.home.run.deputy import Arrival, Deputy
+from stubs.home.run.proc import read_status
 from tests.kernel.mruns import wait_until
 from tests.kernel.tracees import Launch, given, launch, state_of
 

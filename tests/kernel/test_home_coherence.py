@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import stubs.home.coherence
+import stubs.home.files.coherence
 from stubs.abi import inotify
 from stubs.abi.fuse import FATTR_MODE
 from stubs.wire.messages import (
@@ -168,7 +168,7 @@ def test_a_burst_is_one_message(peer: Peer, tmp_path: Path) -> None:
 def test_too_many_changes_mean_forget_everything(
     peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stubs.home.coherence, "MAX_CHANGES", 100)
+    monkeypatch.setattr(stubs.home.files.coherence, "MAX_CHANGES", 100)
     peer.names(1)
     for number in range(200):
         (tmp_path / str(number)).touch()
@@ -230,7 +230,7 @@ def test_a_write_through_another_name_is_told(peer: Peer, tmp_path: Path) -> Non
 def test_without_file_watches_other_names_are_looked_at(
     peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stubs.home.coherence, "MAX_FILE_WATCHES", 0)
+    monkeypatch.setattr(stubs.home.files.coherence, "MAX_FILE_WATCHES", 0)
     test_a_write_through_another_name_is_told(peer, tmp_path)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stubs.abi.fcntl import F_RDLCK, F_UNLCK, F_WRLCK, OFFSET_MAX
-from stubs.home.locks import GETLK, SETLK, SETLKW
+from stubs.home.files.locks import GETLK, SETLK, SETLKW
 from stubs.wire.codec import Message
 from stubs.wire.messages import Cancel, Error, Forget, Getattr, Invalidate, Lock, Locked
 from tests.kernel.file_peer import Peer, in_child

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from stubs.home.sink import WRITE_WINDOW
-from stubs.home.source import READ_AHEAD
-from stubs.home.streams import Streams
+from stubs.home.guests.sink import WRITE_WINDOW
+from stubs.home.guests.source import READ_AHEAD
+from stubs.home.guests.streams import Streams
 from stubs.wire.messages import (
     FD_STREAM_BOTH,
     FD_STREAM_IN,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from stubs.abi import termbits
-from stubs.home import modes
+from stubs.home.guests import modes
 from stubs.wire.codec import Descriptor
 from stubs.wire.messages import (
     FD_STREAM_BOTH,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from stubs.abi.signalfd import sigset
-from stubs.home.launch import Child, ExecError, Given, execute
-from stubs.home.proc import read_status, read_strings
-from stubs.home.tracer import Tracee
+from stubs.home.run.launch import Child, ExecError, Given, execute
+from stubs.home.run.proc import read_status, read_strings
+from stubs.home.run.tracer import Tracee
 from tests.kernel.mruns import ROOT, wait_until
 from tests.kernel.tracees import Launch, end_of, given, launch, state_of
 
@@ -58,7 +58,7 @@ def test_a_tracee_killed_early_is_reported_dead(launch: Launch) -> None:
 
 def test_children_die_with_mrun() -> None:
     code = (
-        "import os; from stubs.home.launch import *; g = Given();"
+        "import os; from stubs.home.run.launch import *; g = Given();"
         "c = Child([b'sleep', b'100'], g); c.release(False); c.failure();"
         "print(c.pid, flush=True); os.kill(os.getpid(), 9)"
     )

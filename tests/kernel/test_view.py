@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from stubs.abi import fuse
-from stubs.home.policy import ExportPolicy
+from stubs.home.files.policy import ExportPolicy
 from tests.kernel.viewbed import Bed, wait_or_kill
 from tests.posix.tools import fails, make, names, read, until
 

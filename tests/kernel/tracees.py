@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from stubs.home.launch import Child, Given
-from stubs.home.tracer import Tracee
+from stubs.home.run.launch import Child, Given
+from stubs.home.run.tracer import Tracee
 
 Launch = Callable[..., Tracee]
 

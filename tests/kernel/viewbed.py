@@ -24,8 +24,8 @@ from typing import Any
 
 from stubs.abi.mount import MNT_DETACH, MS_NODEV, MS_NOSUID, MS_PRIVATE, MS_REC, mount, umount2
 from stubs.abi.prctl import PR_SET_PDEATHSIG, prctl
-from stubs.home.files import FileService
-from stubs.home.policy import ExportPolicy
+from stubs.home.files.policy import ExportPolicy
+from stubs.home.files.service import FileService
 from stubs.link.endpoint import Endpoint, Link
 from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream

@@ -105,8 +105,8 @@ def test_what_travels_is_python_3_9_and_loads_fast(path: Path) -> None:
         ("stubs.abi.libc", "import paramiko"),
         ("stubs.abi.libc", "from stubs.wire import frame"),
         ("stubs.wire.frame", "from ..link import endpoint"),
-        ("stubs.home.deputy", "from stubs.node.body import Body"),
-        ("stubs.node.body", "def f():\n    import stubs.home.deputy"),
+        ("stubs.home.run.deputy", "from stubs.node.body import Body"),
+        ("stubs.node.body", "def f():\n    import stubs.home.run.deputy"),
         ("stubs.node.body", "from mlaunch import errors"),
         ("mlaunch.daemon", "from paramiko import Transport"),
         ("mlaunch.cli", "import rich.table"),
@@ -118,5 +118,5 @@ def test_a_breach_is_found(module: str, source: str) -> None:
 
 
 def test_what_is_allowed_is_not_a_breach() -> None:
-    assert violations("stubs.home.deputy", "import os\nfrom stubs.abi import libc") == []
+    assert violations("stubs.home.run.deputy", "import os\nfrom stubs.abi import libc") == []
     assert violations("mlaunch.ssh", "import paramiko") == []

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from stubs.home.policy import SECRETS, ExportPolicy, default_hidden
+from stubs.home.files.policy import SECRETS, ExportPolicy, default_hidden
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""How the link process looks after guests: their mruns, home's ends of streams, the terminal."""

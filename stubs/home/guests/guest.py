@@ -1,0 +1,46 @@
+"""A guest and its mrun, as the link process knows them."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stubs.home.guests.terminal import Terminal
+    from stubs.link.endpoint import Endpoint
+    from stubs.wire.codec import Message
+    from stubs.wire.messages import Spawn
+
+
+class Session:
+    """One mrun: its socket, and the bodies that it started."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Begin with no body."""
+        self.endpoint = endpoint
+        self.bodies: set[int] = set()
+
+    def post(self, message: Message) -> None:
+        """Tell mrun; nothing happens when it is gone."""
+        self.endpoint.post(message)
+
+
+class Guest:
+    """One body, and what it has at home."""
+
+    def __init__(self, session: Session, spawn: Spawn) -> None:
+        """Begin with nothing held."""
+        self.session = session
+        self.spawn = spawn
+        self.pid = spawn.body
+        self.files: dict[int, int] = {}  # descriptor of the body -> ours on the same open file
+        self.adopted: list[int] = []  # their inodes, and that of the working directory
+        self.streams: set[int] = set()
+        self.terminal: Terminal | None = None
+        self.exited = False
+
+    def close_files(self) -> None:
+        """Let go of the inherited files."""
+        files, self.files = self.files, {}
+        for fd in files.values():
+            os.close(fd)

@@ -1,0 +1,308 @@
+"""Guests: the bodies on one node, as home looks after them.
+
+Between the mruns, each on a socket of its own, and the node's agent: starts bodies, carries
+signals one way and what becomes of bodies the other, keeps their descriptors' home ends, and
+tells an mrun of the end of its body only when all that the body wrote before has arrived. Runs in
+the link process, on its loop.
+
+An mrun is trusted (it is the same user, and may only speak of bodies that it started); the node
+is not.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+
+from stubs.home.guests.guest import Guest, Session
+from stubs.home.guests.handover import Handover
+from stubs.home.guests.streams import Streams
+from stubs.home.guests.terminals import Terminals
+from stubs.link.endpoint import Endpoint
+from stubs.link.stream import SocketStream
+from stubs.wire.errors import RemoteProtocolError
+from stubs.wire.messages import (
+    Continued,
+    Error,
+    Exited,
+    Gone,
+    Kill,
+    Lost,
+    Position,
+    Resize,
+    Signal,
+    Spawn,
+    Spawned,
+    Start,
+    Stopped,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from stubs.home.guests.handover import Files
+    from stubs.link.endpoint import Handler, Link
+    from stubs.link.loop import Loop
+    from stubs.wire.codec import Message
+
+
+class Guests:
+    """The guests on the node at the other end of `link`."""
+
+    def __init__(self, loop: Loop, link: Link, files: Files) -> None:
+        """Begin with none."""
+        self._loop = loop
+        self._link = link
+        self._files = files
+        self._streams = Streams(loop, link, files.barrier, files.settle)
+        self._terminals = Terminals(loop, link, self._streams)
+        self._handover = Handover(files, self._streams, self._terminals)
+        self._guests: dict[int, Guest] = {}
+        self._sessions: set[Session] = set()
+
+    @property
+    def count(self) -> int:
+        """Bodies of which something is left: themselves, their children, or output on its way."""
+        return len(self._guests)
+
+    def handlers(self) -> dict[type[Message], Handler]:
+        """Return what home does with the messages of a node about its guests."""
+        handlers: dict[type[Message], Handler] = {
+            Stopped: self._stopped,
+            Continued: self._continued,
+            Exited: self._exited,
+            Position: self._position,
+            Gone: self._gone,
+        }
+        handlers.update(self._streams.handlers())
+        handlers.update(self._terminals.handlers())
+        return handlers
+
+    def adopt_mrun(self, sock: socket.socket) -> None:
+        """Serve the mrun at the other end of `sock`, which is taken over."""
+        handlers: dict[type[Message], Handler] = {
+            Start: lambda message, tag, fds: self._start(session, message, tag, fds),
+            Signal: lambda message, tag, fds: self._signal(session, message),
+            Resize: lambda message, tag, fds: self._relay(session, message),
+            Kill: lambda message, tag, fds: self._relay(session, message),
+        }
+        endpoint = Endpoint(
+            self._loop,
+            SocketStream(sock),
+            handlers,
+            lambda reason: self._mrun_gone(session),
+            "mrun",
+        )
+        session = Session(endpoint)
+        self._sessions.add(session)
+
+    def lost(self, reason: str) -> None:
+        """Tell every mrun that waits that the node is lost; what has arrived is still written."""
+        for guest in list(self._guests.values()):
+            if not guest.exited:
+                self._leave_terminal(guest, None)
+                guest.session.post(Lost(guest.pid, reason.encode(errors="surrogateescape")))
+                guest.exited = True
+            for number in guest.streams:
+                self._streams.end(number)
+            self._release(guest)
+
+    def close(self) -> None:
+        """Put the terminals back as they were and let go of everything."""
+        for session in list(self._sessions):
+            session.endpoint.flush()
+            session.endpoint.close("the link process ends")
+        for guest in self._guests.values():
+            self._leave_terminal(guest, None)
+            guest.close_files()
+            for number in guest.streams:
+                self._streams.close(number)
+        self._guests.clear()
+        self._terminals.close()
+
+    # from mrun
+
+    def _start(self, session: Session, message: Start, tag: int, fds: list[int]) -> None:
+        spawn = Spawn.decode(message.spawn)
+        if len(fds) != len(spawn.descriptors):
+            _close_all(fds)
+            raise RemoteProtocolError(f"{len(spawn.descriptors)} descriptors, {len(fds)} came")
+        guest = Guest(session, spawn)
+        try:
+            if spawn.body in self._guests:
+                # Its number is in use again while children of the former one still run there.
+                raise OSError(errno.EAGAIN, "that pid is still in use on the node")
+            self._handover.take(guest, fds)
+            spawn.cwd_id = self._handover.working_directory(guest)
+        except OSError as error:
+            _close_all([fd for fd in fds if fd >= 0])
+            self._drop(guest)
+            session.endpoint.reply(tag, _refusal(error))
+            return
+        self._guests[guest.pid] = guest
+        session.bodies.add(guest.pid)
+        self._files.barrier()
+        self._link.request(spawn, lambda reply: self._spawned(guest, tag, reply))
+
+    def _spawned(self, guest: Guest, tag: int, reply: Message) -> None:
+        endpoint = guest.session.endpoint
+        if isinstance(reply, Spawned):
+            endpoint.reply(tag, reply)
+            if endpoint.lost is not None:
+                self._link.post(Kill(guest.pid))
+        elif isinstance(reply, Error):
+            if self._guests.get(guest.pid) is guest:
+                self._drop(guest)
+            endpoint.reply(tag, reply)
+        else:
+            raise RemoteProtocolError(f"{type(reply).__name__} in answer to Spawn")
+
+    def _signal(self, session: Session, message: Signal) -> None:
+        guest = self._own(session, message.body)
+        if guest is None:
+            return
+        self._files.barrier()
+        if guest.terminal is not None and message.signo == signal.SIGCONT:
+            guest.terminal.before_resume()
+        if guest.terminal is None or not guest.terminal.typed(guest.pid, message):
+            self._link.post(message)
+        if guest.terminal is not None and message.signo == signal.SIGCONT:
+            guest.terminal.resume(guest.pid)
+
+    def _relay(self, session: Session, message: Resize | Kill) -> None:
+        if self._own(session, message.body) is not None:
+            self._link.post(message)
+
+    def _own(self, session: Session, body: int) -> Guest | None:
+        if body not in session.bodies:
+            raise RemoteProtocolError(f"body {body} is not this mrun's")
+        guest = self._guests.get(body)
+        return None if guest is None or guest.exited else guest
+
+    def _mrun_gone(self, session: Session) -> None:
+        self._sessions.discard(session)
+        for guest in list(self._guests.values()):
+            if guest.session is session and not guest.exited:
+                self._leave_terminal(guest, None)
+                self._link.post(Kill(guest.pid))
+
+    # from the node
+
+    def _guest(self, body: int) -> Guest:
+        guest = self._guests.get(body)
+        if guest is None:
+            raise RemoteProtocolError(f"no body {body} here")
+        return guest
+
+    def _stopped(self, message: Stopped, tag: int, fds: list[int]) -> None:
+        guest = self._guest(message.body)
+        self._files.settle()
+        if guest.terminal is not None:
+            guest.terminal.pause(guest.pid)
+        guest.session.post(message)
+
+    def _continued(self, message: Continued, tag: int, fds: list[int]) -> None:
+        guest = self._guest(message.body)
+        if guest.terminal is not None:
+            guest.terminal.resume(guest.pid)
+        guest.session.post(message)
+
+    def _position(self, message: Position, tag: int, fds: list[int]) -> None:
+        fd = self._guest(message.body).files.get(message.fd)
+        if fd is None or message.offset < 0:
+            raise RemoteProtocolError(f"no offset to set: {message!r}")
+        os.lseek(fd, message.offset, os.SEEK_SET)
+
+    def _exited(self, message: Exited, tag: int, fds: list[int]) -> None:
+        guest = self._guest(message.body)
+        if guest.exited:
+            raise RemoteProtocolError(f"body {message.body} ended twice")
+
+        def tell() -> None:
+            self._leave_terminal(guest, message.status)
+            guest.session.post(message)
+
+        guest.exited = True
+        self._files.settle()
+        self._when_written(guest, tell)
+
+    def _gone(self, message: Gone, tag: int, fds: list[int]) -> None:
+        guest = self._guest(message.body)
+        if not guest.exited:
+            raise RemoteProtocolError(f"body {message.body} gone without an end")
+        self._release(guest)
+
+    # the end of a guest
+
+    def _when_written(self, guest: Guest, then: Callable[[], None]) -> None:
+        """Call `then` when all that the guest wrote until now has reached its readers at home."""
+        numbers = set(guest.streams)
+        if guest.terminal is not None:
+            numbers.add(guest.terminal.number)
+        _when_all(numbers, self._streams.when_written, then)
+
+    def _leave_terminal(self, guest: Guest, status: int | None) -> None:
+        if guest.terminal is not None:
+            guest.terminal.leave(guest.pid, status)
+
+    def _release(self, guest: Guest) -> None:
+        """Forget a guest of which nothing is left on the node, once its output has ended.
+
+        What is left in a pipe of a body that was killed comes even after that.
+        """
+        guest.close_files()
+        for number in guest.streams:
+            self._streams.stop_reading(number)
+        _when_all(
+            guest.streams,
+            self._streams.when_closed,
+            lambda: self._when_written(guest, lambda: self._drop(guest)),
+        )
+
+    def _drop(self, guest: Guest) -> None:
+        terminal, guest.terminal = guest.terminal, None
+        if terminal is not None:
+            terminal.leave(guest.pid, None)
+            self._terminals.release(terminal, guest.pid)
+        guest.close_files()
+        for number in guest.adopted:
+            self._files.disown(number)
+        for number in guest.streams:
+            self._streams.close(number)
+        if self._guests.get(guest.pid) is guest:
+            del self._guests[guest.pid]
+        guest.session.bodies.discard(guest.pid)
+
+
+def _refusal(error: OSError) -> Error:
+    text = f"{error.strerror}"
+    if error.filename:
+        text = f"{os.fsdecode(error.filename)}: {text}"
+    return Error(error.errno or errno.EIO, text.encode(errors="surrogateescape"))
+
+
+def _when_all(
+    numbers: set[int],
+    wait: Callable[[int, Callable[[], None]], None],
+    then: Callable[[], None],
+) -> None:
+    """Call `then` once `wait(number, …)` has called back for all numbers, perhaps at once."""
+    waiting = len(numbers) + 1
+
+    def one_done() -> None:
+        nonlocal waiting
+        waiting -= 1
+        if not waiting:
+            then()
+
+    for number in list(numbers):
+        wait(number, one_done)
+    one_done()
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

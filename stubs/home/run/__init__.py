@@ -1,0 +1,1 @@
+"""What mrun does: trace a program to its start, capture it, keep deputy and body in step."""

@@ -1,0 +1,18 @@
+"""What the user asks of one mrun; see mrun(1)."""
+
+from __future__ import annotations
+
+HOME = "home"
+
+
+class Options:
+    """The options, as they are when none is given."""
+
+    def __init__(self, argv: list[bytes]) -> None:
+        """`argv` is the program and its arguments."""
+        self.argv = argv
+        self.node = ""
+        self.only: list[str] = []
+        self.fallback = True
+        self.stats: str | None = None
+        self.verbose = False
