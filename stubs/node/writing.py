@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections import deque
 
 from stubs.abi import fuse
@@ -35,6 +36,7 @@ MAX_DELAY_SECONDS = 0.02
 MAX_JOINED = 256 << 10
 MAX_UNANSWERED = 4 << 20
 
+_SET_ID = stat.S_ISUID | stat.S_ISGID
 _DATA = BODY + fuse.fuse_write_in.size
 
 
@@ -105,11 +107,31 @@ class Writing:
         self._reading.drafts.write(node, offset, data)
         if state.ahead is not None:
             self._reading.discard(node)
-        if self._unanswered + self._queued > MAX_UNANSWERED:
+        if node.attr.mode & _SET_ID:
+            self._answer_without_set_id(unique, node, size)
+        elif self._unanswered + self._queued > MAX_UNANSWERED:
             self._stalled.append((unique, size))
             self._uplink.wait(unique, (node,))
         else:
             device.reply(unique, fuse.fuse_write_out.pack(size, 0))
+
+    def _answer_without_set_id(self, unique: int, node: Node, size: int) -> None:
+        """Answer a write that takes set-ID bits away when the kernel here has heard of that.
+
+        Home's kernel does it. After a WRITE this one asks for sizes and times again, but not for
+        the mode.
+        """
+
+        def answer() -> None:
+            self._uplink.waited(unique)
+            self._device.reply(unique, fuse.fuse_write_out.pack(size, 0))
+
+        def written() -> None:
+            self._notifier.attributes(node)
+            self._notifier.settled(answer)
+
+        self._uplink.wait(unique)
+        self.when_written(node, written)
 
     def _append_to_queue(self, node: Node, offset: int, data: bytes, append: bool) -> None:
         queue = self._queue

@@ -59,7 +59,7 @@ echo x > $N/$N/$N
 truncate -s 3M sparse
 echo end >> sparse
 touch -d @1600000000 sparse
-tar cSf x.tar sparse $N
+tar cSf x.tar --mtime=@1600000000 sparse $N
 tar tf x.tar | wc -c
 mkdir o
 tar xf x.tar -C o
