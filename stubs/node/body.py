@@ -1,22 +1,23 @@
-"""Becoming the body: what happens between clone and execve, and which files it inherits.
+"""Becoming the body: which files it inherits, and what happens between clone and execve.
 
-Runs in the capsule: `open_inherited` in the ghost that will be the body's parent, `become` in the
-child. Whatever a program can see of how it was started is set here, from what home captured.
+Runs in the ghost that will be the body's parent. Whatever a program can see of how it was started
+is set here, from what home captured.
 """
 
 from __future__ import annotations
 
-import errno
+import ctypes
 import fcntl
 import os
 import resource
 import stat
 import struct
-import sys
 
-from stubs.abi.sigaction import ignore, set_mask
-from stubs.abi.termbits import set_foreground
-from stubs.abi.unistd import Strings, close_except, execve
+from stubs.abi import x86_64 as nr
+from stubs.abi.calls import ENDS_CHOICE, MAY_FAIL, Calls
+from stubs.abi.sigaction import SIG_IGN, SIG_SETMASK, SIGKILL, SIGSTOP
+from stubs.abi.termbits import TIOCSPGRP
+from stubs.abi.unistd import Strings
 from stubs.wire.messages import (
     FD_DEVICE,
     FD_FILE,
@@ -56,8 +57,7 @@ _DEVICES = {
 
 STREAMS = (FD_STREAM_IN, FD_STREAM_OUT, FD_STREAM_BOTH)
 
-_PID = struct.Struct("=I")
-_ERRNO = struct.Struct("=i")
+_U64 = struct.Struct("=Q")
 
 _INFINITY = 0xFFFFFFFFFFFFFFFF
 
@@ -70,6 +70,14 @@ class Inheritance:
         self.sources: dict[int, int] = {}  # number in the body -> descriptor here
         self.files: list[tuple[int, int]] = []  # (number in the body, descriptor here) of FD_FILE
         self.terminal = -1
+
+    def move(self, old: int, new: int) -> None:
+        """Note that `new` stands for `old` from now on, and close that."""
+        self.sources = {at: new if fd == old else fd for at, fd in self.sources.items()}
+        self.files = [(at, new if fd == old else fd) for at, fd in self.files]
+        if self.terminal == old:
+            self.terminal = new
+        os.close(old)
 
     def close(self) -> None:
         """Close all of them, except those whose position will be asked for."""
@@ -137,82 +145,68 @@ def _open_file(item: Descriptor) -> int:
     return fd
 
 
-def become(spawn: Spawn, inherited: Inheritance, status: int, foreground: bool) -> None:
-    """Turn this process, just cloned, into the body; never returns.
+def prepare(spawn: Spawn, inherited: Inheritance, foreground: bool) -> Calls:
+    """Lay out what the body's process does before it is the body; see stubs.abi.calls.
 
-    Writes its pid to `status`, which execve closes, or then the errno of what failed.
+    Descriptors are put in place by dup2(2) alone: all others of a ghost are close-on-exec.
     """
-    try:
-        os.write(status, _PID.pack(os.getpid()))
-        argv, env = Strings(spawn.argv), Strings(spawn.env)
-        _join_group(spawn)
-        if foreground and inherited.terminal >= 0:
-            set_foreground(inherited.terminal, os.getpgrp())
-        _enter_directory(spawn)
-        os.umask(spawn.umask)
-        _be_nice(spawn.nice)
-        status = _place(inherited.sources, status)
-        ignore(spawn.ignored)
-        _limit(spawn.limits)
-        set_mask(spawn.blocked)
-        execve(spawn.exe, argv, env)
-    except OSError as error:
-        os.write(status, _ERRNO.pack(error.errno or 0))
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        os.write(status, _ERRNO.pack(errno.EIO))
-    finally:
-        os._exit(127)
+    calls = Calls()
+    _join_group(calls, spawn)
+    if foreground and inherited.terminal >= 0:
+        group = calls.own_pid if spawn.pgrp == spawn.body else ctypes.c_int(spawn.pgrp)
+        calls.keep(group)
+        calls.add(
+            nr.NR_ioctl, inherited.terminal, TIOCSPGRP, ctypes.addressof(group), flags=MAY_FAIL
+        )
+    # The path may have been renamed or deleted at home, or lead through what may not be searched.
+    calls.add(nr.NR_chdir, spawn.cwd, flags=MAY_FAIL | ENDS_CHOICE)
+    calls.add(nr.NR_chdir, BY_ID % spawn.cwd_id)
+    calls.add(nr.NR_umask, spawn.umask)
+    # A value below 0 is refused when this user may not have it: not ours to take.
+    calls.add(nr.NR_setpriority, os.PRIO_PROCESS, 0, spawn.nice, flags=MAY_FAIL)
+    _place(calls, inherited)
+    _ignore(calls, spawn.ignored)
+    _limit(calls, spawn.limits)
+    calls.add(nr.NR_rt_sigprocmask, SIG_SETMASK, _U64.pack(spawn.blocked), 0, _U64.size)
+    argv, env = Strings(spawn.argv), Strings(spawn.env)
+    calls.keep((argv, env))
+    calls.add(nr.NR_execve, spawn.exe, argv.address, env.address)
+    return calls
 
 
-def _join_group(spawn: Spawn) -> None:
+def _join_group(calls: Calls, spawn: Spawn) -> None:
     if spawn.pgrp == spawn.body:
-        os.setpgid(0, 0)
-    elif os.getpgrp() != spawn.pgrp:
-        try:
-            os.setpgid(0, spawn.pgrp)
-        except OSError:
-            # Its pid was taken on the node, so the group has another number; a group of its
-            # own is nearest to what home has.
-            os.setpgid(0, 0)
+        calls.add(nr.NR_setpgid, 0, 0)
+    elif spawn.pgrp != os.getpgrp():
+        # Should its pid have been taken on the node, the group has another number; a group of its
+        # own is nearest to what home has.
+        calls.add(nr.NR_setpgid, 0, spawn.pgrp, flags=MAY_FAIL | ENDS_CHOICE)
+        calls.add(nr.NR_setpgid, 0, 0)
 
 
-def _enter_directory(spawn: Spawn) -> None:
-    try:
-        os.chdir(spawn.cwd)
-    except OSError:
-        # Renamed or deleted at home, or below a directory that the user may not search.
-        os.chdir(BY_ID % spawn.cwd_id)
+def _place(calls: Calls, inherited: Inheritance) -> None:
+    """Put every descriptor where the body has it."""
+    above = max(inherited.sources, default=2) + 1
+    for fd in set(inherited.sources.values()):
+        if fd < above:
+            # Where it is, another may have to be put before it has been copied.
+            moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above)
+            inherited.move(fd, moved)
+    for number, fd in inherited.sources.items():
+        calls.add(nr.NR_dup2, fd, number)
 
 
-def _be_nice(nice: int) -> None:
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, nice)
-    except PermissionError:
-        pass  # less than the node's own users have: not ours to take
+def _ignore(calls: Calls, ignored: int) -> None:
+    action = struct.pack("=4Q", SIG_IGN, 0, 0, 0)
+    for signo in range(1, 65):
+        if ignored >> (signo - 1) & 1 and signo not in (SIGKILL, SIGSTOP):
+            calls.add(nr.NR_rt_sigaction, signo, action, 0, _U64.size)
 
 
-def _place(sources: dict[int, int], status: int) -> int:
-    """Put every descriptor where the body has it, and close all others; return `status` moved."""
-    above = max(sources, default=2) + 1
-    status = fcntl.fcntl(status, fcntl.F_DUPFD_CLOEXEC, above)
-    moved = {fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in set(sources.values())}
-    for number, fd in sources.items():
-        os.dup2(moved[fd], number)
-    close_except([*sources, status])
-    return status
-
-
-def _limit(limits: list[int]) -> None:
+def _limit(calls: Calls, limits: list[int]) -> None:
     """Set the limits of setrlimit(2), as far as the node allows."""
     for number in range(len(limits) // 2):
-        _, most = resource.getrlimit(number)
-        soft, hard = (_lower(value, most) for value in limits[2 * number : 2 * number + 2])
-        resource.setrlimit(number, (soft, hard))
-
-
-def _lower(value: int, most: int) -> int:
-    """Return the lower of two limits, infinity as Python spells it (-1)."""
-    if value == _INFINITY:
-        return most
-    return value if most == resource.RLIM_INFINITY else min(value, most)
+        now = tuple(value & _INFINITY for value in resource.getrlimit(number))
+        wanted = tuple(min(value, now[1]) for value in limits[2 * number : 2 * number + 2])
+        if wanted != now:
+            calls.add(nr.NR_prlimit64, 0, number, struct.pack("=2Q", *wanted), 0)

@@ -12,22 +12,24 @@ rather than ignored, for a body must not inherit that.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
 import socket
-import struct
 import sys
 
+from stubs.abi.calls import MAY_FAIL, Calls
 from stubs.abi.prctl import PR_SET_CHILD_SUBREAPER, prctl
 from stubs.abi.sched import clone_with_pid
 from stubs.abi.signalfd import read_signals, signalfd
 from stubs.abi.termbits import TIOCSCTTY, set_foreground
 from stubs.abi.unistd import close_except
+from stubs.abi.x86_64 import NR_exit_group, NR_pause
 from stubs.link.endpoint import Endpoint
 from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream
-from stubs.node.body import become, open_inherited
+from stubs.node.body import Inheritance, open_inherited, prepare
 from stubs.node.demand import Demand
 from stubs.node.processes import all_processes, below, children_of_self, descendants
 from stubs.wire.messages import (
@@ -35,6 +37,7 @@ from stubs.wire.messages import (
     Body,
     Continued,
     Done,
+    Error,
     Exited,
     Foreground,
     Ghost,
@@ -43,6 +46,7 @@ from stubs.wire.messages import (
     Position,
     Signal,
     Spawn,
+    Spawned,
     Stopped,
     Watch,
 )
@@ -53,7 +57,6 @@ if TYPE_CHECKING:
     from typing import NamedTuple
 
     from stubs.link.endpoint import Handler
-    from stubs.node.body import Inheritance
     from stubs.wire.codec import Message
 
     class Child(NamedTuple):
@@ -75,12 +78,18 @@ LEAD = 3  # no new one: have this one lead its process group from now on
 # How often what is left of a body is looked for and killed until nothing is.
 KILL_SECONDS = 0.005
 
+# What keeps a process group alive for a moment: it does nothing. (Ghosts block all signals.)
+_ANCHOR = Calls()
+_ANCHOR.add(NR_pause, flags=MAY_FAIL)
+_ANCHOR.add(NR_exit_group, 0)
+
 
 class GhostProcess:
     """What a ghost does. Everything here happens in the ghost's own process."""
 
-    def __init__(self, loop: Loop, endpoint: Endpoint | None = None) -> None:
-        """Begin to reap; `endpoint` is the agent's, or comes with `listen`."""
+    def __init__(self, loop: Loop, code: int, endpoint: Endpoint | None = None) -> None:
+        """Begin to reap; `code` is stubs.abi.calls'; `endpoint` the agent's, or see `listen`."""
+        self._code = code
         self._loop = loop
         self._agent = endpoint
         self._bodies: dict[int, Child] = {}  # by pid
@@ -139,32 +148,52 @@ class GhostProcess:
             self._ghosts.discard(message.pid)
         pid = fork_as(message.pid)
         if pid == 0:
-            _run_ghost(message.leader, fds)
+            _run_ghost(message.leader, fds, self._code)
         self._ghosts.add(pid)
         for fd in fds:
             os.close(fd)
 
     def _body(self, message: Body, tag: int, fds: list[int]) -> None:
         spawn = Spawn.decode(message.spawn)
-        status = fds.pop(0)
+        inherited = Inheritance()
         try:
             inherited = open_inherited(spawn, fds)
+            pid, failure = self._clone_body(spawn, inherited, bool(message.foreground))
         except OSError as error:
-            os.write(status, struct.pack("=Ii", 0, error.errno or 0))
-            os.close(status)
+            inherited.close()
+            inherited.close_files()
+            self.agent.reply(tag, Error(error.errno or errno.EIO, os.fsencode(str(error))))
             return
-        # The group must exist before the body can be born into it.
-        leads = spawn.pgrp == os.getpid() != os.getsid(0)
-        if leads:
-            os.setpgid(0, 0)
-        pid = fork_as(spawn.body)
-        if pid == 0:
-            become(spawn, inherited, status, bool(message.foreground))
-        if leads:
-            os.setpgid(0, os.getsid(0))
-        os.close(status)
         inherited.close()
-        self._bodies[pid] = Child(spawn.body, inherited)
+        if failure:
+            os.waitpid(pid, 0)
+            inherited.close_files()
+            self.agent.reply(tag, Error(failure, os.strerror(failure).encode()))
+        else:
+            self._bodies[pid] = Child(spawn.body, inherited)
+            self.agent.reply(tag, Spawned(pid))
+
+    def _clone_body(
+        self, spawn: Spawn, inherited: Inheritance, foreground: bool
+    ) -> tuple[int, int]:
+        """Return the body's pid, and the errno of what it failed in before it was one."""
+        anchor = 0
+        if spawn.pgrp == os.getpid() != os.getsid(0):
+            # The body joins a group that this ghost makes but must not be in when the body runs.
+            os.setpgid(0, 0)
+            anchor = _ANCHOR.start(self._code)
+            os.setpgid(0, os.getsid(0))
+        try:
+            calls = prepare(spawn, inherited, foreground)
+            try:
+                return calls.run(spawn.body, self._code)
+            except OSError:
+                # The pid is taken, too large, or none may be chosen: see clone_with_pid.
+                return calls.run(0, self._code)
+        finally:
+            if anchor:
+                os.kill(anchor, signal.SIGKILL)
+                os.waitpid(anchor, 0)
 
     # signals
 
@@ -267,7 +296,7 @@ def fork_as(pid: int) -> int:
     return os.fork()
 
 
-def _run_ghost(leader: int, fds: list[int]) -> None:
+def _run_ghost(leader: int, fds: list[int], code: int) -> None:
     """Be a ghost, in a process just forked from another one; never returns."""
     try:
         if leader == SESSION:
@@ -279,7 +308,9 @@ def _run_ghost(leader: int, fds: list[int]) -> None:
         prctl(PR_SET_CHILD_SUBREAPER, 1)
         close_except([0, 1, 2, fds[0]])
         loop = Loop()
-        GhostProcess(loop).listen(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds[0]))
+        GhostProcess(loop, code).listen(
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds[0])
+        )
         loop.run()
     except BaseException:
         # What is printed goes to the agent's standard error, which home shows.

@@ -10,9 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import struct
 
-from stubs.link.loop import READ
 from stubs.node.body import STREAMS
 from stubs.node.sessions import Sessions
 from stubs.node.terminal import Terminal
@@ -32,7 +30,6 @@ from stubs.wire.messages import (
     Resize,
     Signal,
     Spawn,
-    Spawned,
     Stopped,
 )
 
@@ -48,9 +45,6 @@ if TYPE_CHECKING:
     from stubs.node.view import View
     from stubs.wire.codec import Message
 
-_STATUS = struct.Struct("=Ii")  # pid, and errno if execve failed
-_PID = struct.Struct("=I")
-
 
 class Guest:
     """One body."""
@@ -61,8 +55,6 @@ class Guest:
         self.tag = tag  # 0 once it is answered
         self.session = session
         self.parent = parent
-        self.status_fd = -1
-        self.status = b""
         self.outputs: set[int] = set()
         self.positions: list[Position] = []
         self.exit: Exited | None = None
@@ -112,8 +104,6 @@ class Guests:
     def close(self) -> None:
         """Let go of everything; the capsule is about to end."""
         self._sessions.close()
-        for guest in self._guests.values():
-            self._close_status(guest)
         self._guests.clear()
 
     def _settled(self, then: Callable[[], None]) -> None:
@@ -143,9 +133,9 @@ class Guests:
             return
         foreground = self._takes_foreground(guest)
         self._guests[spawn.body] = guest
-        guest.status_fd, status = os.pipe()
-        self._loop.watch(guest.status_fd, READ, lambda _: self._executed(guest))
-        parent.endpoint.post(Body(foreground, spawn.encode()), [status, *fds])
+        parent.endpoint.request(
+            Body(foreground, spawn.encode()), lambda answer: self._started(guest, answer), fds
+        )
         for item in spawn.descriptors:
             if item.kind in (FD_STREAM_IN, FD_STREAM_BOTH):
                 self._streams.watch(item.ref, parent.endpoint)
@@ -224,22 +214,12 @@ class Guests:
 
     # from ghosts
 
-    def _executed(self, guest: Guest) -> None:
-        """Read what the child says before execve, which closes the pipe; then home is told."""
-        more = os.read(guest.status_fd, 64)
-        if more:
-            # Its pid; execve may still need the view, which is served here.
-            guest.status += more
-            return
-        data = guest.status
-        self._close_status(guest)
+    def _started(self, guest: Guest, answer: Message) -> None:
+        """Pass on whether execve succeeded."""
         tag, guest.tag = guest.tag, 0
-        if len(data) == _PID.size:
-            self._link.reply(tag, Spawned(_PID.unpack(data)[0]))
-            return
-        failure = _STATUS.unpack(data)[1] if len(data) == _STATUS.size else errno.EAGAIN
-        self._link.reply(tag, Error(failure, os.strerror(failure).encode()))
-        self._forget(guest)
+        self._link.reply(tag, answer)
+        if isinstance(answer, Error) and guest.spawn.body in self._guests:
+            self._forget(guest)
 
     def _stopped(self, message: Stopped, tag: int, fds: list[int]) -> None:
         guest = self._guests.get(message.body)
@@ -268,10 +248,6 @@ class Guests:
         guest = self._guests.get(message.body)
         if guest is None:
             return
-        while guest.tag:
-            self._executed(guest)
-            if message.body not in self._guests:
-                return
         guest.exit = message
         if os.WIFSIGNALED(message.status):
             # Whoever kills it does not wait for a reader that has stopped reading; what is in
@@ -327,21 +303,12 @@ class Guests:
                 self._lose(guest)
 
     def _lose(self, guest: Guest) -> None:
-        while guest.tag:
-            # Nothing was written, or the body runs; either way its end is near.
-            self._executed(guest)
         body = guest.spawn.body
         if self._guests.get(body) is guest and guest.exit is None:
             self._capsule.init.post(Kill(body))
             guest.gone = True
             guest.exit = Exited(body, signal.SIGKILL, 0, 0, 0, 0, 0, 0, 0, b"")
             self._tell_exit(guest)
-
-    def _close_status(self, guest: Guest) -> None:
-        fd, guest.status_fd = guest.status_fd, -1
-        if fd >= 0:
-            self._loop.forget(fd)
-            os.close(fd)
 
     def _traffic(self) -> tuple[int, int, int]:
         return self._view.round_trips, self._view.bytes_in, self._view.bytes_out

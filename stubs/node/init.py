@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 
+from stubs.abi.calls import map_code
 from stubs.abi.libc import function
 from stubs.abi.mount import MS_NODEV, MS_NOSUID, MS_PRIVATE, MS_REC, mount
 from stubs.abi.prctl import PR_SET_PDEATHSIG, prctl
@@ -97,7 +98,7 @@ class Init:
             os._exit(0)
         _die_with_parent()
         os.setsid()
-        self._ghost = GhostProcess(self._loop, self._agent)
+        self._ghost = GhostProcess(self._loop, _machine_code(), self._agent)
         self._handlers.update(self._ghost.handlers())
         pid = int(os.readlink("/proc/self"))
         mount(b"none", b"/", b"none", MS_REC | MS_PRIVATE)
@@ -132,6 +133,17 @@ def main(sock: socket.socket) -> None:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(1)
+
+
+def _machine_code() -> int:
+    """Map what starts bodies, for all ghosts; 0 where nothing may be made executable."""
+    # What descends from here has only close-on-exec descriptors: a body keeps none of them.
+    for fd in (0, 1, 2):
+        os.set_inheritable(fd, False)
+    try:
+        return map_code()
+    except OSError:
+        return 0
 
 
 def _die_with_parent() -> None:
