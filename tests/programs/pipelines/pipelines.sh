@@ -159,7 +159,7 @@ $MRUN sh -c 'read x; echo "saw $x" >&2; printf TWO' <> f 1<&0; cat f
 seq 1000000 | $MRUN sh -c 'head -1; kill -9 $$' | cat; echo "${PIPESTATUS[@]}"
 
 ### dd with blocks of a pipe
-(printf abc; sleep 0.1; printf defg) | $MRUN dd bs=10 status=noxfer | od -c
+(printf abc; sleep 0.1; printf defg) | $MRUN dd bs=10 status=none | od -c
 seq 100000 | $MRUN dd bs=4k iflag=fullblock of=out status=none
 md5sum < out
 
