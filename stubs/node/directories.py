@@ -54,6 +54,8 @@ _ENTRY_SIZE = fuse.fuse_entry_out.size + fuse.fuse_attr.size
 _ATTR_OUT = fuse.fuse_attr_out.pack
 _DIRENT = fuse.fuse_dirent.pack
 _NO_ENTRY = bytes(_ENTRY_SIZE)
+# FUSE_UNKNOWN_INO in fs/fuse: readdir(3) takes number 0 for a name that was removed.
+_UNKNOWN_INO = 0xFFFFFFFF
 
 
 class Directories:
@@ -522,7 +524,8 @@ class Directories:
                     parts.append(self.entry_out(node, child))
                     given.append(child)
             kind = stat.S_IFMT(child.attr.mode) >> 12
-            parts.append(_DIRENT(child.attr.ino, position + 1, len(name), kind))
+            ino = child.attr.ino or _UNKNOWN_INO
+            parts.append(_DIRENT(ino, position + 1, len(name), kind))
             parts.append(name + bytes(-len(name) & 7))
         if not self._device.reply(unique, b"".join(parts)):
             for child in given:
