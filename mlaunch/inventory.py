@@ -39,6 +39,11 @@ RETRY_LONGEST_S = 60.0
 # A body is in its node's load reports after its start (0.1 s) and two of their periods.
 RESERVED_S = 2.5
 
+# A load report tells of the second before it, and is up to half a second under way; one in which
+# guests came or went says nothing of the time after, and one before it not for ever.
+DISTURBED_S = 1.5
+AVAILABLE_S = 15.0
+
 LOCAL = Node(local.NAME, local.NAME)
 
 
@@ -62,6 +67,11 @@ class Member:
         self.retry: Timer | None = None
         self.retry_s = RETRY_FIRST_S
         self._reserved: dict[int, float] = {}
+        # CPUs that would be idle without our guests, when that was known, and when a guest last
+        # came or went.
+        self._available = 0.0
+        self._available_at = -math.inf
+        self._changed_at = -math.inf
 
     @property
     def name(self) -> str:
@@ -94,11 +104,33 @@ class Member:
 
     def reserve(self, pid: int) -> None:
         """Count one more body, until the load shows it or it has gone."""
-        self._reserved[pid] = time.monotonic()
+        self._reserved[pid] = self._changed_at = time.monotonic()
 
     def release(self, pid: int) -> None:
         """Count that body no more."""
         self._reserved.pop(pid, None)
+        self.guests = max(0, self.guests - 1)
+        self._changed_at = time.monotonic()
+
+    def take_load(self, load: dict[str, int]) -> None:
+        """Note what the node reports."""
+        self.load = load
+        now = time.monotonic()
+        if load and now - self._changed_at > DISTURBED_S:
+            idle = (load["idle_milli"] + load["guests_cpu_milli"]) / 1000
+            self._available, self._available_at = min(idle, self.cpus), now
+
+    @property
+    def idle(self) -> float:
+        """CPUs that one more guest would find idle.
+
+        What a guest used that has just ended is still missing in the node's last report, but is
+        free again: otherwise we would run away from ourselves.
+        """
+        idle = self.load.get("idle_milli", self.cpus * 1000) / 1000
+        if not self.guests and time.monotonic() - self._available_at < AVAILABLE_S:
+            idle = max(idle, self._available)
+        return idle
 
     def placement(self) -> NodeState:
         """Return what placement wants to know."""
@@ -111,7 +143,7 @@ class Member:
             self.name,
             problem=self.problem,
             cpus=cpus,
-            idle=load.get("idle_milli", cpus * 1000) / 1000,
+            idle=self.idle,
             load1=load.get("load1_milli", 0) / 1000,
             running=max(0, load.get("running", 0) - 1),  # but for the agent that counts
             speed=float(load.get("speed", self.facts.get("speed", 0))),
@@ -274,7 +306,8 @@ class Inventory:
         member.state = report["state"]
         member.reason, member.remedy = report["reason"], report["remedy"]
         member.rtt_ms, member.guests = report["rtt_ms"], report["guests"]
-        member.facts, member.load = report["facts"], report["load"]
+        member.facts = report["facts"]
+        member.take_load(report["load"])
         if member.state != before:
             if member.ready:
                 member.retry_s = RETRY_FIRST_S
