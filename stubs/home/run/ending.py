@@ -10,11 +10,16 @@ import os
 import resource
 import signal
 
+from stubs.abi.mount import MS_PRIVATE, MS_REC, mount
 from stubs.abi.prctl import PR_SET_DUMPABLE, prctl
+from stubs.abi.sched import CLONE_NEWNS, CLONE_NEWUSER, unshare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
+
+# Of our own core; the kernel dumps none into less than a page (elf_format.min_coredump).
+_CORE_BYTES = 1 << 14
 
 STOP_SIGNALS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
@@ -37,11 +42,13 @@ def stop_self(signo: int) -> bool:
 
 
 def end_as(status: int) -> NoReturn:
-    """End as a process did whose wait4(2) status this is; never with a core file of our own."""
+    """End as a process did whose wait4(2) status this is; no core file of ours is left."""
     if os.WIFSIGNALED(status):
         signo = os.WTERMSIG(status)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-        prctl(PR_SET_DUMPABLE, 0)
+        hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+        dumps = os.WCOREDUMP(status) and _enter_vanishing_directory()
+        resource.setrlimit(resource.RLIMIT_CORE, (_CORE_BYTES if dumps else 0, hard))
+        prctl(PR_SET_DUMPABLE, int(dumps))
         if signo != signal.SIGKILL:
             signal.signal(signo, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signo])
@@ -49,6 +56,33 @@ def end_as(status: int) -> NoReturn:
         # Only a signal that does not kill by default gets here.
         os._exit(128 + signo)
     os._exit(os.WEXITSTATUS(status))
+
+
+def _enter_vanishing_directory() -> bool:
+    """Go where a core file that we leave is gone with us; return whether that could be done.
+
+    "Core dumped" is for the kernel to say, who says it of those whose core it has begun to write.
+    The program's own core lies where the program was, and must not be overwritten.
+    """
+    try:
+        with open("/proc/sys/kernel/core_pattern") as file:
+            if "/" in file.read():
+                return False  # one place for all, or a program that collects them
+        uid, gid = os.geteuid(), os.getegid()
+        unshare(CLONE_NEWUSER | CLONE_NEWNS)
+        # Who is not mapped can make no file.
+        with open("/proc/self/uid_map", "w") as file:
+            file.write(f"{uid} {uid} 1")
+        with open("/proc/self/setgroups", "w") as file:
+            file.write("deny")
+        with open("/proc/self/gid_map", "w") as file:
+            file.write(f"{gid} {gid} 1")
+        mount(b"none", b"/", b"none", MS_REC | MS_PRIVATE)
+        mount(b"none", b"/tmp", b"tmpfs", 0, b"size=1m")
+        os.chdir("/tmp")
+    except OSError:
+        return False  # no user namespaces here, for one
+    return True
 
 
 def exit_status(code: int) -> int:
