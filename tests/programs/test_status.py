@@ -20,12 +20,16 @@ commands, cores = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 default = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
 resource.setrlimit(resource.RLIMIT_CORE, (hard if cores else 0, hard))
+base = os.getcwd()
 null = os.open("/dev/null", os.O_RDWR)
 waiting, running = collections.deque(enumerate(commands)), {}
 found = [None] * len(commands)
 while waiting or running:
     while waiting and len(running) < 3:
         number, argv = waiting.popleft()
+        # A directory for each: cores of the same name would get in each other's way.
+        os.makedirs(f"{base}/{number}", exist_ok=True)
+        os.chdir(f"{base}/{number}")
         actions = [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)]
         pid = os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions, setsigdef=default)
         running[pid] = number
