@@ -7,6 +7,7 @@ that they need may be missing.
 
 import itertools
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from tests.cluster.spec import STATE_ROOT
 
 SESSION = f"t{os.getpid()}"
 MARK = "MLAUNCH_TEST_SESSION"
+
+# Seconds; the longest takes a quarter of this on two idle cores.
+LONGEST_TEST = 600
 
 Report = pytest.TestReport | pytest.CollectReport
 
@@ -40,6 +44,22 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _fail_if_skipped(report)
     return report
+
+
+def _give_up(*_: object) -> None:
+    raise TimeoutError(f"a test took more than {LONGEST_TEST} s")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """Let no test wait for ever: what it waits for has died, say."""
+    before = signal.signal(signal.SIGALRM, _give_up)
+    signal.alarm(LONGEST_TEST)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _marked_processes() -> list[str]:
