@@ -123,3 +123,8 @@ def test_mrun_loads_nothing_that_is_slow() -> None:
         "rich",
     }
     assert set(loaded) & {*slow, "subprocess", "tempfile", "threading", "typing"} == set()
+
+
+def test_what_a_node_says_cannot_steer_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    say("refused: \x1b[2Jgone\nmrun: all is well\x9b\udc9b ü")
+    assert capfd.readouterr().err == "mrun: refused: ?[2Jgone?mrun: all is well?? ü\n"
