@@ -360,8 +360,14 @@ class Directories:
             self._inodes.add_name(parent, name, node)
         missed = name in directory.misses
         directory.misses.discard(name)
-        if missed or (old is not None and old is not node and old.lookups):
+        if old is node:
+            old = None
+        if missed or (old is not None and old.lookups):
             self._notifier.entry(parent, name)
+        if old is not None and old.attr.nlink > 1:
+            # Its other names show the link count, too.
+            old.until = 0.0
+            self._notifier.attributes(old)
 
     def apply(self, change: Change) -> None:
         """Take in one Change of an Invalidate."""

@@ -186,7 +186,7 @@ class Node:
 
 
 class Owners:
-    """Which owner and mode the kernel is shown, so that its own check gives home's answer.
+    """Which owner the kernel is shown, so that its own check gives home's answer.
 
     A capsule with a single mapped uid and gid shows all others as nobody, and the VFS refuses to
     write a file with an unmapped owner or group, whatever its mode (HAS_UNMAPPED_ID). So: the
@@ -200,12 +200,12 @@ class Owners:
         self._uid = uid
         self._gid = gid
         self._full_map = full_map
-        self._known: dict[tuple[int, int, int, int, bool], tuple[int, int, int]] = {}
+        self._known: dict[tuple[int, int, int, int, bool], tuple[int, int]] = {}
 
-    def shown(self, attr: Attr, parent: Attr | None) -> tuple[int, int, int]:
-        """Return uid, gid and mode to be reported for an inode that was seen in `parent`."""
+    def shown(self, attr: Attr, parent: Attr | None) -> tuple[int, int]:
+        """Return the uid and gid to be reported for an inode that was seen in `parent`."""
         if self._full_map:
-            return attr.uid, attr.gid, attr.mode
+            return attr.uid, attr.gid
         removable = parent is not None and self._may_remove_from(parent)
         key = (attr.uid, attr.gid, attr.mode, attr.rights, removable)
         shown = self._known.get(key)
@@ -218,20 +218,17 @@ class Owners:
             return False
         return not parent.mode & stat.S_ISVTX or parent.uid == self._uid
 
-    def _choose(self, attr: Attr, removable: bool) -> tuple[int, int, int]:
-        if attr.uid == self._uid:
-            return self._uid, self._gid, attr.mode
-        if removable:
-            # Without a valid owner the VFS neither removes nor renames it: EOVERFLOW (may_delete).
-            # As the user's, its mode must not promise more than home grants.
-            return self._uid, self._gid, attr.mode & ~stat.S_IRWXU | attr.rights << 6
+    def _choose(self, attr: Attr, removable: bool) -> tuple[int, int]:
+        # Without a valid owner the VFS neither removes nor renames it: EOVERFLOW (may_delete).
+        if attr.uid == self._uid or removable:
+            return self._uid, self._gid
         if stat.S_ISLNK(attr.mode):
-            return attr.uid, attr.gid, attr.mode
+            return attr.uid, attr.gid
         in_group = attr.gid == self._gid
         concluded = (attr.mode >> (3 if in_group else 0)) & 7 & ~WRITABLE
         if attr.rights & ~concluded:
-            return self._uid, self._gid, attr.mode
-        return attr.uid, attr.gid, attr.mode
+            return self._uid, self._gid
+        return attr.uid, attr.gid
 
     def is_users(self, attr: Attr) -> bool:
         """Tell whether the file belongs to the user of the capsule."""
@@ -239,7 +236,7 @@ class Owners:
 
     def pack(self, attr: Attr, parent: Attr | None) -> bytes:
         """Return struct fuse_attr for an inode that was seen in `parent`."""
-        uid, gid, mode = self.shown(attr, parent)
+        uid, gid = self.shown(attr, parent)
         atime, atime_ns = divmod(attr.atime_ns, _NS)
         mtime, mtime_ns = divmod(attr.mtime_ns, _NS)
         ctime, ctime_ns = divmod(attr.ctime_ns, _NS)
@@ -254,7 +251,7 @@ class Owners:
             atime_ns,
             mtime_ns,
             ctime_ns,
-            mode,
+            attr.mode,
             attr.nlink,
             uid,
             gid,
