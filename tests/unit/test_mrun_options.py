@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlaunch.mrun import FLAGS, SHORT, USAGE, VALUED, Show, parse
+from stubs.home.run.ending import say
 from stubs.home.run.errors import MrunError
 
 ROOT = Path(__file__).parents[2]
