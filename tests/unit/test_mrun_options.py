@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlaunch.mrun import FLAGS, SHORT, USAGE, VALUED, Show, parse
-from stubs.home.run.ending import say
-from stubs.home.run.errors import MrunError
+from stubs.home.run.errors import MrunError, say
 
 ROOT = Path(__file__).parents[2]
 

@@ -26,8 +26,12 @@ class MrunError(Exception):
 
 
 def say(text: str) -> None:
-    """Write one line to standard error; if nobody can be told, so be it."""
-    line = "mrun: " + text.replace("\n", " ") + "\n"
+    """Write one line to standard error; if nobody can be told, so be it.
+
+    Part of it may come from a node or be a file's name: what a terminal would obey is shown as "?".
+    """
+    plain = "".join(c if c.isprintable() else "?" for c in text)
+    line = f"mrun: {plain}\n"
     try:
         os.write(2, line.encode(errors="surrogateescape"))
     except OSError:
