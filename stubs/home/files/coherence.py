@@ -33,6 +33,7 @@ from stubs.abi.inotify import (
     IN_UNMOUNT,
 )
 from stubs.home.files.inodes import Directory
+from stubs.home.files.mounts import Mounts
 from stubs.home.files.resolve import proc_path
 from stubs.link.loop import READ
 from stubs.wire.codec import Change
@@ -99,6 +100,7 @@ class Coherence:
         self._closed: dict[Inode, int] = {}
         self._publishing = False
         self._timer: Timer | None = None
+        self._mounts = Mounts()
         if self._fd >= 0:
             loop.watch(self._fd, READ, self._readable)
         tree.refresh = self.refresh
@@ -107,6 +109,7 @@ class Coherence:
         """Watch nothing any more."""
         if self._timer is not None:
             self._timer.cancel()
+        self._mounts.close()
         if self._fd >= 0:
             self._loop.forget(self._fd)
             os.close(self._fd)
@@ -284,6 +287,7 @@ class Coherence:
     def barrier(self) -> None:
         """Tell the node everything that happened until now."""
         self._drain(())
+        self._look_at_mounts()
         self._look_at_checked()
         self.publish()
 
@@ -297,6 +301,13 @@ class Coherence:
     def _publish_later(self) -> None:
         self._timer = None
         self.publish()
+
+    def _look_at_mounts(self) -> None:
+        for path in self._mounts.changed():
+            self._tree.moved()
+            place = self._tree.known(path)
+            if place is not None:
+                self._names[place] = None
 
     def _look_at_checked(self) -> None:
         for inode in list(self._checked):

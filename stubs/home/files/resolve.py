@@ -176,6 +176,19 @@ class Tree:
             raise stale("outside the export")
         return path
 
+    def known(self, path: bytes) -> tuple[Directory, bytes] | None:
+        """Return directory and name of what is at a canonical path, if the node was told of it."""
+        if not path.startswith(self._root_path + b"/"):
+            return None
+        *above, name = path[len(self._root_path) + 1 :].split(b"/")
+        directory = self.root
+        for part in above:
+            child = directory.children.get(part)
+            if not isinstance(child, Directory):
+                return None
+            directory = child
+        return (directory, name) if name in directory.children else None
+
     def exported(self, path: bytes) -> bytes:
         """Return a canonical path of home as a path of the export."""
         return path[len(self._root_path) :] or b"/"
