@@ -124,11 +124,12 @@ def rank(
         good.insert(0, chosen)
         remotest = len(equal) > 1 and chosen[1].name != HOME
         why = f", the remotest of {len(equal)} equally good" if remotest else ""
-        head = [Candidate(chosen[1].name, chosen[0], _describe(*chosen) + why)]
+        head = [Candidate(chosen[1].name, chosen[0], _describe(program, *chosen) + why)]
     else:
         head = []
     tail = [
-        Candidate(node.name, estimate, _describe(estimate, node)) for estimate, node in good[1:]
+        Candidate(node.name, estimate, _describe(program, estimate, node))
+        for estimate, node in good[1:]
     ]
     return head + tail + rejected
 
@@ -182,10 +183,10 @@ def _problem(program: Program, node: NodeState, options: Options) -> str:
     return ""
 
 
-def _describe(estimate: float, node: NodeState) -> str:
+def _describe(program: Program, estimate: float, node: NodeState) -> str:
     text = f"{node.idle:.1f} of {node.cpus:g} CPUs idle"
     if node.reserved:
         text += f", {node.reserved} just sent there"
     if node.name != HOME:
         text += f", {node.rtt_s * 1000:.1f} ms away"
-    return f"{text}, estimate {estimate:.1f} s"
+    return f"{text}, {program.cpu_s:.0f} s of work would take {estimate:.0f} s"
