@@ -47,10 +47,10 @@ if TYPE_CHECKING:
             """Send what bodies have written to files until now."""
 
 
-# What may be on its way to home's reader: WRITE_WINDOW of stubs.home.sink.
+# What may be on its way to home's reader: WRITE_WINDOW of stubs.home.guests.sink.
 WINDOW = 1 << 20
 
-# One StreamData; CHUNK of stubs.home.source.
+# One StreamData; CHUNK of stubs.home.guests.source.
 CHUNK = 128 << 10
 
 # The pipe that a body has: fewer wake-ups than with 64 KiB. Not more, since all pipes of a user
