@@ -21,7 +21,7 @@ from stubs.abi.unistd import close_except
 from stubs.link.endpoint import Endpoint, Link
 from stubs.link.loop import READ, Loop
 from stubs.link.stream import PipeStream
-from stubs.node.capsule import Capsule, fork_seed
+from stubs.node.capsule.capsule import Capsule, fork_seed
 from stubs.wire.errors import RemoteProtocolError
 from stubs.wire.messages import Error, Goodbye, Hello, Ping, Pong, Spawn, Welcome
 from stubs.wire.version import VERSION
@@ -30,8 +30,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stubs.link.endpoint import Handler
     from stubs.node.guests import Guests
-    from stubs.node.streams import Streams
-    from stubs.node.view import View
+    from stubs.node.streams.streams import Streams
+    from stubs.node.view.view import View
     from stubs.wire.codec import Message
 
 LOAD_SECONDS = 1.0
@@ -118,8 +118,8 @@ class Agent:
 
     def _serve(self, fuse: int, hello: Hello) -> None:
         from stubs.node.guests import Guests
-        from stubs.node.streams import Streams
-        from stubs.node.view import View
+        from stubs.node.streams.streams import Streams
+        from stubs.node.view.view import View
 
         view = View(
             self._loop,

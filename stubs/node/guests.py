@@ -2,7 +2,7 @@
 
 Turns Spawn into ghosts, streams and a body, carries signals to it, and tells home what becomes of
 it: an end only after everything that the body had written, to files, pipes and its terminal, has
-been sent. What ghosts say (stubs.node.ghost) arrives here.
+been sent. What ghosts say (stubs.node.capsule.ghost) arrives here.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import errno
 import os
 import signal
 
-from stubs.node.body import STREAMS
-from stubs.node.sessions import Sessions
-from stubs.node.terminal import Terminal
+from stubs.node.capsule.body import STREAMS
+from stubs.node.capsule.sessions import Sessions
+from stubs.node.streams.terminal import Terminal
 from stubs.wire.messages import (
     FD_STREAM_BOTH,
     FD_STREAM_IN,
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 
     from stubs.link.endpoint import Handler, Link
     from stubs.link.loop import Loop
-    from stubs.node.capsule import Capsule
-    from stubs.node.sessions import GhostHandle, Session
-    from stubs.node.streams import Streams
-    from stubs.node.view import View
+    from stubs.node.capsule.capsule import Capsule
+    from stubs.node.capsule.sessions import GhostHandle, Session
+    from stubs.node.streams.streams import Streams
+    from stubs.node.view.view import View
     from stubs.wire.codec import Message
 
 

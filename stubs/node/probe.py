@@ -11,7 +11,7 @@ import os
 import time
 import zlib
 
-from stubs.node.processes import all_processes
+from stubs.node.capsule.processes import all_processes
 from stubs.wire.messages import Load
 
 TYPE_CHECKING = False

@@ -255,6 +255,18 @@ def bench_list(bed: Bed) -> None:
     _program(bed, "find /usr/include", 2, "find", "/usr/include", "-name", "x")
 
 
+def bench_far(near: Bed) -> None:
+    """Show reading, listing and compiling with a round trip of 20 ms."""
+    with Bed(os.path.dirname(near.mount) + "/far", export=near.home, delay=0.01) as bed:
+        path = f"{bed.home}/bench/large"
+        _write(path, SIZE // 4, 1 << 20)
+        bed.barrier()
+        native = timed(lambda: _read(path))
+        _bulk("read, cold", measure(bed, _read, f"{bed.mount}/bench/large"), SIZE // 4, native)
+        bench_compile(bed)
+        bench_list(bed)
+
+
 def bench_memory(bed: Bed) -> None:
     """Show the size of the agent's process after all that."""
     show("agent", f"{bed.stats()['rss'] / MB:.1f} MB resident")

@@ -840,18 +840,20 @@ def _listing_is(d: str, expected: list[str]) -> None:
 
 def test_the_agent_stays_small(root_bed: Bed) -> None:
     bed = root_bed
-    for number in range(30):
+    for number in range(60):
         os.mkdir(f"{bed.home}/{number}")
         for name in range(1000):
             os.mknod(f"{bed.home}/{number}/name-of-a-file-{name}", 0o100644)
     bed.barrier()
     empty = bed.stats()["rss"]
     bed.run(_list_all, bed.mount)
-    assert bed.stats()["rss"] - empty < 30 << 20
+    assert bed.stats()["rss"] - empty < 36 << 20
+    bed.run(_list_all, bed.mount)
+    assert bed.stats()["rss"] - empty < 36 << 20
 
 
 def test_python_of_the_node_is_enough() -> None:
-    code = "import sys; import stubs.node.view; print([m for m in sys.modules if '.' not in m])"
+    code = "import sys, stubs.node.view.view; print([m for m in sys.modules if '.' not in m])"
     out = subprocess.run([sys.executable, "-S", "-c", code], check=True, capture_output=True)
     assert b"typing" not in out.stdout
     assert b"asyncio" not in out.stdout

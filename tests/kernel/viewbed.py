@@ -14,11 +14,13 @@ import ctypes
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +31,7 @@ from stubs.home.files.service import FileService
 from stubs.link.endpoint import Endpoint, Link
 from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream
-from stubs.node.view import View
+from stubs.node.view.view import View
 from stubs.wire.codec import Attr
 from stubs.wire.messages import Done, Hello, Ping, Pong
 from tests.cluster.kernel import CLONE_NEWNS, CLONE_NEWUSER, setns, unshare
@@ -58,6 +60,23 @@ def spawn(call: Callable[[], None], *close: int) -> int:
     finally:
         sys.stderr.flush()
         os._exit(status)
+
+
+def relay(one: socket.socket, other: socket.socket, seconds: float) -> None:
+    """Pass bytes between two sockets, each piece after a delay; half a round trip."""
+    waiting: dict[socket.socket, deque[tuple[float, bytes]]] = {one: deque(), other: deque()}
+    peer = {one: other, other: one}
+    while True:
+        due = [queue[0][0] for queue in waiting.values() if queue]
+        patience = max(0.0, min(due) - time.monotonic()) if due else None
+        for sock in select.select([one, other], [], [], patience)[0]:
+            data = sock.recv(1 << 20)
+            if not data:
+                return
+            waiting[peer[sock]].append((time.monotonic() + seconds, data))
+        for sock, queue in waiting.items():
+            while queue and queue[0][0] <= time.monotonic():
+                sock.sendall(queue.popleft()[1])
 
 
 class Control:
@@ -191,15 +210,18 @@ class Bed:
         policy: ExportPolicy | None = None,
         export: str | None = None,
         file_size: int = 0,
+        delay: float = 0.0,
     ) -> None:
         """Serve `directory`/home (or `export`) at `directory`/view.
 
-        `file_size` is the largest size of a file that home can write (0: no limit).
+        `file_size` is the largest size of a file that home can write (0: no limit); `delay` is
+        how many seconds every message takes.
         """
         self.uid = uid
         self.home = export or os.path.join(directory, "home")
         self.mount = os.path.join(directory, "view")
         self._file_size = file_size
+        self._delay = delay
         self._policy = policy or ExportPolicy([], [])
         self._directory = directory
         self._pids: list[int] = []
@@ -210,7 +232,7 @@ class Bed:
 
     def __enter__(self) -> Bed:
         fuse_fd = self._start_keeper()
-        near, far = socket.socketpair()
+        near, far = self._line()
         self._home_control, home_side = socket.socketpair()
         self._view_control, view_side = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours = (self._home_control.fileno(), self._view_control.fileno())
@@ -238,12 +260,30 @@ class Bed:
         self.barrier()
         return self
 
+    def _line(self) -> tuple[socket.socket, socket.socket]:
+        near, far = socket.socketpair()
+        if not self._delay:
+            return near, far
+        inner, farther = socket.socketpair()
+
+        def between() -> None:
+            near.close()
+            farther.close()
+            relay(far, inner, self._delay)
+
+        self._relay = spawn(between)
+        far.close()
+        inner.close()
+        return near, farther
+
     def __exit__(self, *_: object) -> None:
         self._view_control.close()
         self._home_control.close()
         self._keeper_sock.close()
         for pid in reversed(self._pids):
             wait_or_kill(pid)
+        if self._delay:
+            wait_or_kill(self._relay)
 
     def _become_user(self) -> None:
         if self.uid:

@@ -6,7 +6,7 @@ import ctypes
 
 from stubs.abi.mount import mount_attr
 from stubs.abi.sched import clone_args
-from stubs.node.root import plan
+from stubs.node.capsule.root import plan
 
 
 def test_clone_args_is_that_of_the_kernel() -> None:

@@ -1,0 +1,150 @@
+"""The capsule's pid 1: makes the namespaces and the root, then is the ancestor of all ghosts.
+
+Forked by the agent before it has grown. It begins as the seed, which enters new namespaces; the
+seed's child, with the agent for its parent, is the first process of the new pid namespace and takes
+the seed's place on the socket to the agent. Whatever ends it ends every process of the capsule.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+
+from stubs.abi.calls import map_code
+from stubs.abi.libc import function
+from stubs.abi.mount import MS_NODEV, MS_NOSUID, MS_PRIVATE, MS_REC, mount
+from stubs.abi.prctl import PR_SET_PDEATHSIG, prctl
+from stubs.abi.sched import (
+    CLONE_NEWIPC,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUSER,
+    CLONE_NEWUTS,
+    CLONE_PARENT,
+    clone,
+    unshare,
+)
+from stubs.abi.sigaction import ALL, reset_actions, set_mask
+from stubs.link.endpoint import Endpoint
+from stubs.link.loop import Loop
+from stubs.link.stream import SocketStream
+from stubs.node.capsule.ghost import GhostProcess
+from stubs.node.capsule.root import MOUNT_POINTS, plan
+from stubs.wire.messages import Done, Enter, Error, Furnish, MountView, Spawned
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stubs.link.endpoint import Handler
+    from stubs.wire.codec import Message
+
+_sethostname = function("sethostname", ctypes.c_char_p, ctypes.c_size_t)
+
+_NAMESPACES = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC
+
+
+class Init:
+    """The seed, and then pid 1."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Wait for the agent's word on `sock`."""
+        _die_with_parent()
+        # For all ghosts, and as bodies shall find it: blocked is what they unblock before execve.
+        reset_actions()
+        set_mask(ALL)
+        self._loop = Loop()
+        self._handlers: dict[type[Message], Handler] = {
+            Enter: self._answering(self._enter),
+            MountView: self._answering(self._mount_view),
+            Furnish: self._answering(self._furnish),
+        }
+        self._agent = Endpoint(
+            self._loop, SocketStream(sock), self._handlers, lambda _: os._exit(0), "agent"
+        )
+        self._root = b""
+
+    def run(self) -> None:
+        """Serve until the agent lets go."""
+        self._loop.run()
+
+    def _answering(self, act: Callable[[Message], None]) -> Handler:
+        """Answer Error when `act` fails, naming the file or call."""
+
+        def handler(message: Message, tag: int, fds: list[int]) -> None:
+            self._tag = tag
+            try:
+                act(message)
+            except OSError as error:
+                name = error.filename if error.filename is not None else act.__name__
+                text = f"{os.fsdecode(name)}: {error.strerror}"
+                self._agent.reply(tag, Error(error.errno or 0, os.fsencode(text)))
+
+        return handler
+
+    def _enter(self, _: Message) -> None:
+        unshare(_NAMESPACES)
+        # A change of credentials clears it.
+        _die_with_parent()
+        self._agent.reply(self._tag, Done())
+
+    def _mount_view(self, message: Message) -> None:
+        assert isinstance(message, MountView)
+        # With CLONE_PARENT the agent is told of our end, and its end is told to us.
+        if clone(CLONE_PARENT):
+            os._exit(0)
+        _die_with_parent()
+        os.setsid()
+        self._ghost = GhostProcess(self._loop, _machine_code(), self._agent)
+        self._handlers.update(self._ghost.handlers())
+        pid = int(os.readlink("/proc/self"))
+        mount(b"none", b"/", b"none", MS_REC | MS_PRIVATE)
+        # Opened in this user namespace: the kernel mounts it in no other (fs/fuse/inode.c).
+        fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        self._root = next(path for path in MOUNT_POINTS if os.path.isdir(path))
+        options = (
+            f"fd={fuse},rootmode=40000,user_id={message.uid},group_id={message.gid},"
+            "allow_other,default_permissions"
+        )
+        mount(b"mlaunch", self._root, b"fuse", MS_NOSUID | MS_NODEV, options.encode())
+        self._agent.reply(self._tag, Spawned(pid), [fuse])
+
+    def _furnish(self, message: Message) -> None:
+        assert isinstance(message, Furnish)
+        for step in plan(self._root, message.pid_max, bool(message.full_map)):
+            step.execute()
+        # From here on an import would take home's files for ours.
+        sys.path.clear()
+        sys.meta_path.clear()
+        _sethostname(message.hostname, len(message.hostname))
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        fds = [os.open("/proc", flags), os.open("/dev/pts", flags)]
+        self._agent.reply(self._tag, Done(), fds)
+
+
+def main(sock: socket.socket) -> None:
+    """Be the capsule's init; never returns."""
+    try:
+        Init(sock).run()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(1)
+
+
+def _machine_code() -> int:
+    """Map what starts bodies, for all ghosts; 0 where nothing may be made executable."""
+    # What descends from here has only close-on-exec descriptors: a body keeps none of them.
+    for fd in (0, 1, 2):
+        os.set_inheritable(fd, False)
+    try:
+        return map_code()
+    except OSError:
+        return 0
+
+
+def _die_with_parent() -> None:
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

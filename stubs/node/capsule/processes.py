@@ -1,0 +1,90 @@
+"""The processes of the capsule, as /proc shows them to one of them: who descends from whom.
+
+Only /proc/PID/stat is read: cmdline and environ could make the reader wait for the home view.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple
+
+    class Process(NamedTuple):
+        """One process; `ticks` is its CPU time and that of children it has waited for."""
+
+        pid: int
+        ppid: int
+        pgrp: int
+        ticks: int
+        state: bytes
+else:
+    from collections import namedtuple
+
+    Process = namedtuple("Process", "pid ppid pgrp ticks state")
+
+
+def read_process(pid: int, proc: int | None = None) -> Process | None:
+    """Return what /proc/PID/stat says; None when there is no such process.
+
+    `proc` is a descriptor of another /proc than our own.
+    """
+    try:
+        path = f"{pid}/stat" if proc is not None else f"/proc/{pid}/stat"
+        fd = os.open(path, os.O_RDONLY, dir_fd=proc)
+    except OSError:
+        return None
+    try:
+        data = os.read(fd, 1024)
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(fd)
+    # The name in parentheses may contain anything; what follows it are numbers.
+    fields = data[data.rindex(b")") + 2 :].split()
+    ticks = sum(map(int, fields[11:15]))
+    return Process(pid, int(fields[1]), int(fields[2]), ticks, fields[0])
+
+
+def all_processes(proc: int | None = None) -> list[Process]:
+    """Return every process there is."""
+    names = os.listdir("/proc" if proc is None else proc)
+    found = [read_process(int(name), proc) for name in names if name.isdigit()]
+    return [process for process in found if process is not None]
+
+
+def descendants(root: int) -> list[Process]:
+    """Return the processes that descend from `root`, without it, parents first."""
+    return below({root}, all_processes())
+
+
+def below(roots: set[int], processes: list[Process]) -> list[Process]:
+    """Return those of `processes` that descend from one of `roots`, without these."""
+    children: dict[int, list[Process]] = {}
+    for process in processes:
+        children.setdefault(process.ppid, []).append(process)
+    found: list[Process] = []
+    parents = list(roots)
+    while parents:
+        level = [child for parent in parents for child in children.get(parent, ())]
+        found += level
+        parents = [child.pid for child in level]
+    return found
+
+
+def children_of_self() -> set[int]:
+    """Return the pids of our own children, zombies included."""
+    own = os.getpid()
+    try:
+        fd = os.open(f"/proc/self/task/{own}/children", os.O_RDONLY)
+    except FileNotFoundError:
+        # A kernel without CONFIG_PROC_CHILDREN.
+        return {process.pid for process in all_processes() if process.ppid == own}
+    try:
+        data = b""
+        while chunk := os.read(fd, 65536):
+            data += chunk
+    finally:
+        os.close(fd)
+    return {int(pid) for pid in data.split()}

@@ -1,0 +1,1 @@
+"""The node's ends of streams, and the terminals of bodies."""

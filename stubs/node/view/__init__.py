@@ -1,0 +1,1 @@
+"""The home view: home's files as FUSE on the node."""

@@ -1,0 +1,268 @@
+"""READ: file contents, asked for ahead of the reader.
+
+The kernel reads 128 KiB at a time; home is asked for more at once and before it is needed: a small
+file whole, a file read in sequence in large pieces that keep several in flight. What was fetched
+is dropped as soon as the kernel has taken it (it has a page cache of its own). A piece that was on
+its way while its file changed is asked for again: it may be older than what we were told.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import OrderedDict
+
+from stubs.abi import fuse
+from stubs.node.view.drafts import Drafts
+from stubs.node.view.fuse import BODY
+from stubs.wire.messages import Data, Error, Read
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stubs.node.view.fuse import Device
+    from stubs.node.view.inodes import Inodes, Node
+    from stubs.node.view.uplink import Uplink
+    from stubs.wire.codec import Message
+
+UNIT = 128 << 10  # the largest READ of the kernel, unless the administrator raised it
+PIECE = 512 << 10  # of a sequential read; also the size up to which a file is small
+MAX_WINDOW = 4 << 20  # fetched ahead for one file
+MAX_BUFFERED = 16 << 20  # fetched ahead for all files
+
+# The kernel reads so much, or more, around a page fault; read(2) at random asks for what it needs.
+READ_AROUND = 64 << 10
+
+# How often a read that is overtaken by changes is asked again before it is given as it is.
+MAX_REPEATS = 8
+
+
+class Piece:
+    """A range of a file: on its way, or here."""
+
+    __slots__ = ("data", "end", "left", "repeats", "stale", "start", "waiting")
+
+    def __init__(self, start: int, end: int) -> None:
+        """Nothing is here yet."""
+        self.start = start
+        self.end = end
+        self.left = end - start  # bytes that the kernel has not taken yet
+        self.data: memoryview | None = None
+        self.stale = False  # the file changed since it was asked for
+        self.repeats = 0
+        self.waiting: list[tuple[int, int, int]] = []  # (unique, offset, end)
+
+
+class ReadAhead:
+    """What was fetched of one file, and how it is being read."""
+
+    __slots__ = ("asked", "expected", "pieces", "window")
+
+    def __init__(self) -> None:
+        """Nothing was read yet."""
+        self.pieces: list[Piece] = []
+        self.expected = 0  # where the next READ starts if the file is read in sequence
+        self.window = 0  # how far ahead to ask
+        self.asked = 0  # up to where it has been asked for
+
+
+class Reading:
+    """Answers READ."""
+
+    def __init__(self, device: Device, uplink: Uplink, inodes: Inodes) -> None:
+        """Take over READ."""
+        self.drafts = Drafts()
+        self.buffered = 0  # bytes here or on their way that nobody waits for yet
+        self.bytes_in = 0
+        self._device = device
+        self._uplink = uplink
+        self._inodes = inodes
+        self._users: OrderedDict[Node, None] = OrderedDict()  # nodes with pieces, oldest first
+        device.handlers[fuse.FUSE_READ] = self._read
+
+    def _read(self, unique: int, nodeid: int, _: int) -> None:
+        _, offset, size, _, _, _, _ = fuse.fuse_read_in.unpack_from(self._device.buffer, BODY)
+        node = self._inodes.nodes.get(nodeid)
+        if node is None:
+            self._device.error(unique, errno.ESTALE)
+            return
+        end = offset + size
+        draft = self.drafts.read(node, offset, end)
+        if draft is not None:
+            self._device.reply(unique, draft)
+            return
+        state = node.opened()
+        ahead = state.ahead
+        if ahead is None:
+            ahead = state.ahead = ReadAhead()
+        self._ask_for(node, ahead, offset, end)
+        self._serve(node, ahead, unique, offset, end, held=False)
+
+    # what to ask for
+
+    def _ask_for(self, node: Node, ahead: ReadAhead, offset: int, end: int) -> None:
+        """Make sure that pieces cover [offset, end), and ask for more if that seems wise."""
+        size = node.attr.size
+        if offset == ahead.expected and offset:
+            ahead.window = min(max(ahead.window * 2, PIECE), MAX_WINDOW)
+        elif not any(piece.start <= offset < piece.end for piece in ahead.pieces):
+            ahead.window = 0
+            ahead.asked = 0
+        ahead.expected = end
+        covered = self._covered(ahead, offset, end)
+        if covered < end:
+            start, stop = covered, end
+            if offset == 0 and end < size <= PIECE:
+                stop = size
+            elif ahead.window and ahead.asked <= covered:
+                stop = max(end, min(size, covered + PIECE))
+            elif offset and end - offset >= READ_AROUND:
+                start, stop = self._around(ahead, covered, end, size)
+            self._fetch(node, ahead, start, stop)
+            ahead.asked = stop
+        limit = min(size, end + ahead.window)
+        while ahead.window and ahead.asked < limit and self.buffered < MAX_BUFFERED:
+            start = ahead.asked
+            ahead.asked = min(start + PIECE, size)
+            if ahead.asked - start < PIECE and ahead.asked < size:
+                break
+            self._fetch(node, ahead, start, ahead.asked)
+
+    def _around(self, ahead: ReadAhead, start: int, end: int, size: int) -> tuple[int, int]:
+        """Return the range to ask for when a page fault of a mapping made the kernel read around.
+
+        What is mapped is read in all places sooner or later: programs and their libraries.
+        """
+        first = start // PIECE * PIECE
+        last = max(end, min(first + PIECE, size))
+        for piece in ahead.pieces:
+            if piece.end <= start:
+                first = max(first, piece.end)
+            elif piece.start >= end:
+                last = min(last, piece.start)
+        return first, max(last, end)
+
+    def _covered(self, ahead: ReadAhead, offset: int, end: int) -> int:
+        """Return up to where [offset, end) is covered without a gap."""
+        for piece in ahead.pieces:  # in order of their start
+            if piece.start <= offset < piece.end:
+                offset = piece.end
+                if piece.data is not None and len(piece.data) < piece.end - piece.start:
+                    return end  # the end of the file
+                if offset >= end:
+                    break
+        return offset
+
+    def _fetch(self, node: Node, ahead: ReadAhead, start: int, end: int) -> None:
+        piece = Piece(start, end)
+        ahead.pieces.append(piece)
+        ahead.pieces.sort(key=lambda piece: piece.start)
+        self._users[node] = None
+        self.buffered += end - start
+        if self.buffered > MAX_BUFFERED:
+            self._make_room(node)
+        self._request(node, ahead, piece)
+
+    def _request(self, node: Node, ahead: ReadAhead, piece: Piece) -> None:
+        piece.stale = False
+
+        def done(reply: Message) -> None:
+            if type(reply) is Data:
+                self.bytes_in += len(reply.data)
+                self._arrived(node, ahead, piece, reply.data)
+            else:
+                code = reply.errno if type(reply) is Error and reply.errno > 0 else errno.EIO
+                if code == errno.ESTALE:
+                    self._uplink.lost(node)
+                self._refused(node, ahead, piece, code)
+
+        self._uplink.ask(Read(node.id, piece.start, piece.end - piece.start), done)
+
+    # what came
+
+    def _arrived(self, node: Node, ahead: ReadAhead, piece: Piece, data: bytes) -> None:
+        if piece.stale and piece.repeats < MAX_REPEATS:
+            if piece.waiting:
+                piece.repeats += 1
+                self._request(node, ahead, piece)
+            else:
+                self._drop(node, ahead, piece)
+            return
+        piece.data = memoryview(data)
+        if len(data) < piece.end - piece.start:
+            piece.left = len(data)
+        waiting, piece.waiting = piece.waiting, []
+        for unique, offset, end in waiting:
+            self._uplink.waited(unique)
+            self._serve(node, ahead, unique, offset, end, held=True)
+        if piece.left <= 0:
+            self._drop(node, ahead, piece)
+
+    def _refused(self, node: Node, ahead: ReadAhead, piece: Piece, code: int) -> None:
+        self._drop(node, ahead, piece)
+        waiting, piece.waiting = piece.waiting, []
+        for unique, _, _ in waiting:
+            self._uplink.waited(unique)
+            self._device.error(unique, code)
+
+    def _serve(
+        self, node: Node, ahead: ReadAhead, unique: int, offset: int, end: int, held: bool
+    ) -> None:
+        """Answer a READ from the pieces, or let it wait for the first one that is missing."""
+        parts: list[memoryview] = []
+        used: list[tuple[Piece, int]] = []
+        position = offset
+        for piece in ahead.pieces:
+            if not piece.start <= position < piece.end:
+                continue
+            if piece.data is None:
+                if not held:
+                    self._uplink.round_trips += 1
+                piece.waiting.append((unique, offset, end))
+                self._uplink.wait(unique, (node,))
+                return
+            part = piece.data[position - piece.start : end - piece.start]
+            parts.append(part)
+            used.append((piece, len(part)))
+            position += len(part)
+            if position >= end or len(piece.data) < piece.end - piece.start:
+                break
+        else:
+            # A piece was dropped while another was waited for: ask for the rest again.
+            self._fetch(node, ahead, position, end)
+            self._serve(node, ahead, unique, offset, end, held)
+            return
+        self._device.reply_parts(unique, parts, position - offset)
+        for piece, length in used:
+            piece.left -= length
+            if piece.left <= 0:
+                self._drop(node, ahead, piece)
+
+    # letting go
+
+    def _drop(self, node: Node, ahead: ReadAhead, piece: Piece) -> None:
+        if piece in ahead.pieces:
+            ahead.pieces.remove(piece)
+            self.buffered -= piece.end - piece.start
+            if not ahead.pieces:
+                self._users.pop(node, None)
+
+    def _make_room(self, keep: Node) -> None:
+        """Drop pieces of the files that were read longest ago."""
+        for node in list(self._users):
+            if self.buffered <= MAX_BUFFERED:
+                return
+            if node is not keep and node.file is not None and node.file.ahead is not None:
+                for piece in list(node.file.ahead.pieces):
+                    if piece.data is not None:
+                        self._drop(node, node.file.ahead, piece)
+
+    def discard(self, node: Node) -> None:
+        """Forget what was fetched of a file: its contents change."""
+        if node.file is None or node.file.ahead is None:
+            return
+        ahead = node.file.ahead
+        ahead.asked = 0
+        for piece in list(ahead.pieces):
+            if piece.data is None:
+                piece.stale = True
+            else:
+                self._drop(node, ahead, piece)

@@ -1,0 +1,283 @@
+"""WRITE: answered at once, sent in the order in which it came, gathered into large messages.
+
+Only a write that continues the last one is joined to it: home sees several files change in the
+order in which the body changed them. What was gathered leaves after MAX_DELAY_SECONDS, when it is
+large, and before anything else that goes to home. Home answers every write with the attributes
+after it, so that a process that asks for them waits for no more than what is still under way; and
+while that is the case the attributes known here are not given out. Beyond MAX_UNANSWERED a writer
+waits. A write that home refuses is told by the next call on the file, or by `take_failure`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+
+from stubs.abi import fuse
+from stubs.node.view.fuse import BODY
+from stubs.wire.messages import WRITE_APPEND, Attrs, Error, Write
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stubs.link.endpoint import Link
+    from stubs.link.loop import Loop, Timer
+    from stubs.node.view.fuse import Device
+    from stubs.node.view.inodes import Inodes, Node
+    from stubs.node.view.invalidation import Notifier
+    from stubs.node.view.reading import Reading
+    from stubs.node.view.uplink import Uplink
+    from stubs.wire.codec import Message
+
+MAX_DELAY_SECONDS = 0.02
+MAX_JOINED = 256 << 10
+MAX_UNANSWERED = 4 << 20
+
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+_DATA = BODY + fuse.fuse_write_in.size
+
+
+class Chunk:
+    """Consecutive bytes written to one file."""
+
+    __slots__ = ("append", "end", "node", "offset", "parts", "pid")
+
+    def __init__(self, node: Node, offset: int, data: bytes, append: bool, pid: int) -> None:
+        """Begin with the data of one WRITE."""
+        self.node = node
+        self.offset = offset
+        self.end = offset + len(data)
+        self.append = append
+        self.pid = pid
+        self.parts = [data]
+
+
+class Writing:
+    """Takes WRITEs and passes them on."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        device: Device,
+        link: Link,
+        uplink: Uplink,
+        inodes: Inodes,
+        notifier: Notifier,
+        reading: Reading,
+    ) -> None:
+        """Take over WRITE."""
+        self.bytes_out = 0
+        self._loop = loop
+        self._device = device
+        self._link = link
+        self._uplink = uplink
+        self._inodes = inodes
+        self._notifier = notifier
+        self._reading = reading
+        self._queue: list[Chunk] = []
+        self._queued = 0
+        self._unanswered = 0
+        self._sent = 0  # requests
+        self._received = 0  # answers to them, which come in the same order
+        self._awaiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self._stalled: deque[tuple[int, int]] = deque()  # (unique, size) of WRITEs not answered
+        self._timer: Timer | None = None
+        self._failures: dict[Node, int] = {}  # errnos that nobody was told
+        device.handlers[fuse.FUSE_WRITE] = self._write
+
+    def _write(self, unique: int, nodeid: int, _: int) -> None:
+        device = self._device
+        _, offset, size, write_flags, _, flags, _ = fuse.fuse_write_in.unpack_from(
+            device.buffer, BODY
+        )
+        node = self._inodes.nodes.get(nodeid)
+        if node is None:
+            device.error(unique, errno.ESTALE)
+            return
+        state = node.opened()
+        if state.error:
+            device.error(unique, self.told(node))
+            return
+        data = bytes(device.view[_DATA : _DATA + size])
+        append = bool(flags & os.O_APPEND) and not write_flags & fuse.FUSE_WRITE_CACHE
+        self._append_to_queue(node, offset, data, append)
+        self._reading.drafts.write(node, offset, data)
+        if state.ahead is not None:
+            self._reading.discard(node)
+        if node.attr.mode & _SET_ID:
+            self._answer_without_set_id(unique, node, size)
+        elif self._unanswered + self._queued > MAX_UNANSWERED:
+            self._stalled.append((unique, size))
+            self._uplink.wait(unique, (node,))
+        else:
+            device.reply(unique, fuse.fuse_write_out.pack(size, 0))
+
+    def _answer_without_set_id(self, unique: int, node: Node, size: int) -> None:
+        """Answer a write that takes set-ID bits away when the kernel here has heard of that.
+
+        Home's kernel does it. After a WRITE this one asks for sizes and times again, but not for
+        the mode.
+        """
+
+        def answer() -> None:
+            self._uplink.waited(unique)
+            self._device.reply(unique, fuse.fuse_write_out.pack(size, 0))
+
+        def written() -> None:
+            self._notifier.attributes(node)
+            self._notifier.settled(answer)
+
+        self._uplink.wait(unique)
+        self.when_written(node, written)
+
+    def _append_to_queue(self, node: Node, offset: int, data: bytes, append: bool) -> None:
+        queue = self._queue
+        last = queue[-1] if queue else None
+        if (
+            last is not None
+            and last.node is node
+            and last.end == offset
+            and last.append == append
+            and last.end - last.offset + len(data) <= MAX_JOINED
+        ):
+            last.parts.append(data)
+            last.end += len(data)
+        else:
+            queue.append(Chunk(node, offset, data, append, self._device.pid))
+            node.opened().pending += 1
+        self._queued += len(data)
+        if self._queued >= MAX_JOINED:
+            self.flush()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(MAX_DELAY_SECONDS, self._overdue)
+
+    def _overdue(self) -> None:
+        self._timer = None
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what was gathered."""
+        if not self._queue:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        queue, self._queue = self._queue, []
+        self._unanswered += self._queued
+        self.bytes_out += self._queued
+        self._queued = 0
+        for chunk in queue:
+            self._send(chunk)
+
+    def _send(self, chunk: Chunk) -> None:
+        data = chunk.parts[0] if len(chunk.parts) == 1 else b"".join(chunk.parts)
+        flags = WRITE_APPEND if chunk.append else 0
+
+        def done(reply: Message) -> None:
+            self._answered(chunk, reply)
+
+        self._sent += 1
+        self._link.request(Write(chunk.node.id, chunk.offset, flags, chunk.pid, data), done)
+
+    def _answered(self, chunk: Chunk, reply: Message) -> None:
+        node = chunk.node
+        self._unanswered -= chunk.end - chunk.offset
+        self._take_in(node, reply)
+        # Somebody at home appended too: what the kernel has cached is at the wrong place.
+        if chunk.append and node.attr.size != chunk.end:
+            self._reading.drafts.end(node)
+            self._notifier.contents(node)
+        while self._stalled and self._unanswered + self._queued <= MAX_UNANSWERED:
+            unique, size = self._stalled.popleft()
+            self._uplink.waited(unique)
+            self._device.reply(unique, fuse.fuse_write_out.pack(size, 0))
+        self._settle(node)
+
+    def _take_in(self, node: Node, reply: Message) -> None:
+        state = node.opened()
+        state.pending -= 1
+        told = state.excused > 0
+        if told:
+            state.excused -= 1
+        if type(reply) is Attrs and reply.attrs:
+            self._inodes.own(reply.attrs[0])
+        else:
+            code = reply.errno if type(reply) is Error and reply.errno > 0 else errno.EIO
+            self.failed(node, code, told)
+
+    def _settle(self, node: Node) -> None:
+        self._received += 1
+        while self._awaiting and self._awaiting[0][0] <= self._received:
+            self._awaiting.popleft()[1]()
+        state = node.opened()
+        if not state.pending:
+            waiters, state.waiters = state.waiters, []
+            for call in waiters:
+                call()
+            self._inodes.release(node)
+
+    def post(self, node: Node, message: Message) -> None:
+        """Send another change of a file without waiting; a refusal is told as that of a write."""
+        self.flush()
+        node.opened().pending += 1
+
+        def done(reply: Message) -> None:
+            self._take_in(node, reply)
+            self._settle(node)
+
+        self._sent += 1
+        self._link.request(message, done)
+
+    def when_written(self, node: Node, then: Callable[[], None]) -> None:
+        """Call `then` once all writes to `node` are answered."""
+        self.flush()
+        state = node.opened()
+        if state.pending:
+            state.waiters.append(then)
+        else:
+            then()
+
+    def when_all_written(self, then: Callable[[], None]) -> None:
+        """Call `then` once home has answered all that was written until now, to any file."""
+        self.flush()
+        if self._received == self._sent:
+            then()
+        else:
+            self._awaiting.append((self._sent, then))
+
+    # failures
+
+    def failed(self, node: Node, code: int, told: bool = False) -> None:
+        """Record that home refused a write: what the kernel has cached is not at home.
+
+        If the program was `told` of an earlier refusal after this write, it knows.
+        """
+        node.until = 0.0
+        if not told:
+            node.opened().error = code
+            self._failures[node] = code
+        self._reading.drafts.end(node)
+        self._notifier.contents(node)
+
+    def told(self, node: Node) -> int:
+        """Return the errno of a failed write, 0 if there is none, and take it as told.
+
+        So is what becomes of the writes that are still under way.
+        """
+        self._failures.pop(node, None)
+        if node.file is None:
+            return 0
+        code, node.file.error = node.file.error, 0
+        if code:
+            node.file.excused = node.file.pending
+        return code
+
+    def take_failure(self) -> tuple[int, bytes] | None:
+        """Return errno and path of a failure that nobody was told, once."""
+        for node, code in self._failures.items():
+            del self._failures[node]
+            return code, node.path()
+        return None
