@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import stat
+from collections import deque
 
 from stubs.abi import fuse
 from stubs.node.view.fuse import BODY
@@ -48,6 +49,12 @@ MAX_NAMES = 15_000
 # Inodes beyond which the kernel is asked to let go of those of a snapshot that is given up.
 MAX_NODES = 25_000
 
+# So many directories listed in one directory, and it is taken for a walk through the tree; so
+# many others are then fetched at once, and so many remembered to be fetched.
+WALK = 2
+MAX_AHEAD = 16
+MAX_TO_LIST = 256
+
 # Names per directory of which we remember that the kernel remembers their absence.
 MAX_MISSES = 8192
 
@@ -83,6 +90,8 @@ class Directories:
         self._clock = clock
         self._complete: dict[Node, int] = {}  # snapshots by age, with their sizes
         self._held_names = 0
+        self._to_list: deque[Node] = deque(maxlen=MAX_TO_LIST)
+        self._listing_ahead = 0
         device.handlers.update(
             {
                 fuse.FUSE_LOOKUP: self._lookup,
@@ -188,6 +197,7 @@ class Directories:
             self._lookup_one(unique, parent, name)
             return
         self._uplink.wait(unique, (parent,))
+        self._uplink.round_trips += 1
         directory.waiting.setdefault(name, []).append(unique)
         self._load(parent, whole=False)
 
@@ -218,7 +228,6 @@ class Directories:
         if directory.fresh is not None:
             return
         directory.fresh = {}
-        self._uplink.round_trips += 1
         serial = self._notifier.begin() if not directory.trusted else 0
         parent.busy += 1
 
@@ -232,7 +241,6 @@ class Directories:
                 if reply.cookie and directory.fresh is not None:
                     gathered = len(directory.fresh)
                     if whole or directory.ready or gathered <= LARGE or not directory.trusted:
-                        self._uplink.round_trips += 1
                         self._uplink.ask(Snapshot(parent.id, reply.cookie), part)
                         return
                     directory.large = True
@@ -303,6 +311,7 @@ class Directories:
                 self._answer_waiting(unique, parent, directory, name, code)
         for call in ready:
             call(code)
+        self._queue_children(parent)
 
     def _answer_waiting(
         self, unique: int, parent: Node, directory: Directory, name: bytes, code: int
@@ -490,6 +499,8 @@ class Directories:
                 self._device.error(unique, errno.ESTALE)
             return
         directory = node.directory()
+        if not offset:
+            self._note_walk(node)
         current = directory.until == FOREVER or directory.until > self._clock()
         if directory.complete and directory.trusted and (current or offset):
             self._reply_listing(unique, node, directory, offset, size, plus)
@@ -504,9 +515,45 @@ class Directories:
 
         directory.complete = False
         directory.large = False
+        self._uplink.round_trips += 1
         self._uplink.wait(unique, (node,))
         directory.ready.append(ready)
         self._load(node, whole=True)
+
+    def _note_walk(self, node: Node) -> None:
+        """See whether somebody lists a whole tree, and be ahead of him."""
+        parent = node.parent
+        if parent is None or parent.dir is None:
+            return
+        if parent.dir.walked < WALK:
+            parent.dir.walked += 1
+        if parent.dir.walked >= WALK:
+            node.directory().walked = max(node.directory().walked, WALK)
+            self._queue_children(parent)
+            self._queue_children(node)
+
+    def _queue_children(self, node: Node) -> None:
+        """Have the directories in one that is walked through fetched, those added last first."""
+        directory = node.dir
+        if directory is None or directory.walked != WALK or not directory.complete:
+            return
+        directory.walked += 1
+        for _, child in sorted(directory.names.items(), reverse=True):
+            if stat.S_ISDIR(child.attr.mode) and child.id and child.dir is None:
+                self._to_list.append(child)
+        self._list_ahead()
+
+    def _list_ahead(self) -> None:
+        while self._to_list and self._listing_ahead < MAX_AHEAD:
+            child = self._to_list.pop()
+            if child.dir is None and child.links:
+                self._listing_ahead += 1
+                self._load(child, whole=False)
+                child.directory().ready.append(self._listed_ahead)
+
+    def _listed_ahead(self, _: int) -> None:
+        self._listing_ahead -= 1
+        self._list_ahead()
 
     def _reply_listing(
         self, unique: int, node: Node, directory: Directory, offset: int, size: int, plus: bool

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stubs.node.view.inodes import Node
 
 MAX_BYTES = 128 << 10
-MAX_TOTAL = 4 << 20
+MAX_TOTAL = 2 << 20
 
 
 class Drafts:

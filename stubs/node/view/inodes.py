@@ -77,10 +77,12 @@ class Directory:
         "unlistable",
         "until",
         "waiting",
+        "walked",
     )
 
     def __init__(self) -> None:
         """Nothing is known yet."""
+        self.walked = 0  # directories in it that were listed
         self.names: dict[bytes, Node] = {}
         self.misses: set[bytes] = set()  # of which the kernel was told that they do not exist
         self.trusted = True  # what `names` has is right

@@ -18,6 +18,7 @@ from stubs.wire.messages import Data, Error, Read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from stubs.link.loop import Loop, Timer
     from stubs.node.view.fuse import Device
     from stubs.node.view.inodes import Inodes, Node
     from stubs.node.view.uplink import Uplink
@@ -30,6 +31,10 @@ MAX_BUFFERED = 16 << 20  # fetched ahead for all files
 
 # The kernel reads so much, or more, around a page fault; read(2) at random asks for what it needs.
 READ_AROUND = 64 << 10
+BLOCK = 1 << 20
+
+# How long what nobody reads stays here, at least.
+IDLE_SECONDS = 2.0
 
 # How often a read that is overtaken by changes is asked again before it is given as it is.
 MAX_REPEATS = 8
@@ -38,7 +43,7 @@ MAX_REPEATS = 8
 class Piece:
     """A range of a file: on its way, or here."""
 
-    __slots__ = ("data", "end", "left", "repeats", "stale", "start", "waiting")
+    __slots__ = ("aged", "data", "end", "left", "repeats", "stale", "start", "waiting")
 
     def __init__(self, start: int, end: int) -> None:
         """Nothing is here yet."""
@@ -47,6 +52,7 @@ class Piece:
         self.left = end - start  # bytes that the kernel has not taken yet
         self.data: memoryview | None = None
         self.stale = False  # the file changed since it was asked for
+        self.aged = False  # it has been here for a while
         self.repeats = 0
         self.waiting: list[tuple[int, int, int]] = []  # (unique, offset, end)
 
@@ -67,7 +73,7 @@ class ReadAhead:
 class Reading:
     """Answers READ."""
 
-    def __init__(self, device: Device, uplink: Uplink, inodes: Inodes) -> None:
+    def __init__(self, loop: Loop, device: Device, uplink: Uplink, inodes: Inodes) -> None:
         """Take over READ."""
         self.drafts = Drafts()
         self.buffered = 0  # bytes here or on their way that nobody waits for yet
@@ -76,6 +82,8 @@ class Reading:
         self._uplink = uplink
         self._inodes = inodes
         self._users: OrderedDict[Node, None] = OrderedDict()  # nodes with pieces, oldest first
+        self._loop = loop
+        self._timer: Timer | None = None
         device.handlers[fuse.FUSE_READ] = self._read
 
     def _read(self, unique: int, nodeid: int, _: int) -> None:
@@ -109,15 +117,15 @@ class Reading:
         ahead.expected = end
         covered = self._covered(ahead, offset, end)
         if covered < end:
-            start, stop = covered, end
+            stop = end
             if offset == 0 and end < size <= PIECE:
                 stop = size
             elif ahead.window and ahead.asked <= covered:
                 stop = max(end, min(size, covered + PIECE))
-            elif offset and end - offset >= READ_AROUND:
-                start, stop = self._around(ahead, covered, end, size)
-            self._fetch(node, ahead, start, stop)
+            self._fetch(node, ahead, covered, stop)
             ahead.asked = stop
+            if offset and not ahead.window and end - offset >= READ_AROUND:
+                self._fetch_around(node, ahead, covered, end)
         limit = min(size, end + ahead.window)
         while ahead.window and ahead.asked < limit and self.buffered < MAX_BUFFERED:
             start = ahead.asked
@@ -126,19 +134,23 @@ class Reading:
                 break
             self._fetch(node, ahead, start, ahead.asked)
 
-    def _around(self, ahead: ReadAhead, start: int, end: int, size: int) -> tuple[int, int]:
-        """Return the range to ask for when a page fault of a mapping made the kernel read around.
+    def _fetch_around(self, node: Node, ahead: ReadAhead, start: int, end: int) -> None:
+        """Ask for the rest of a block in which a page fault of a mapping made the kernel read.
 
-        What is mapped is read in all places sooner or later: programs and their libraries.
+        What is mapped is read in all places sooner or later: programs and their libraries. What
+        the fault waits for was asked for first.
         """
-        first = start // PIECE * PIECE
-        last = max(end, min(first + PIECE, size))
+        first = start // BLOCK * BLOCK
+        last = min(first + BLOCK, node.attr.size)
         for piece in ahead.pieces:
             if piece.end <= start:
                 first = max(first, piece.end)
             elif piece.start >= end:
                 last = min(last, piece.start)
-        return first, max(last, end)
+        if end < last and self.buffered < MAX_BUFFERED:
+            self._fetch(node, ahead, end, last)
+        if first < start and self.buffered < MAX_BUFFERED:
+            self._fetch(node, ahead, first, start)
 
     def _covered(self, ahead: ReadAhead, offset: int, end: int) -> int:
         """Return up to where [offset, end) is covered without a gap."""
@@ -157,6 +169,8 @@ class Reading:
         ahead.pieces.sort(key=lambda piece: piece.start)
         self._users[node] = None
         self.buffered += end - start
+        if self._timer is None:
+            self._timer = self._loop.call_later(IDLE_SECONDS, self._age)
         if self.buffered > MAX_BUFFERED:
             self._make_room(node)
         self._request(node, ahead, piece)
@@ -254,6 +268,19 @@ class Reading:
                 for piece in list(node.file.ahead.pieces):
                     if piece.data is not None:
                         self._drop(node, node.file.ahead, piece)
+
+    def _age(self) -> None:
+        """Drop what has been here since the last time."""
+        self._timer = None
+        for node in list(self._users):
+            ahead = node.opened().ahead
+            assert ahead is not None
+            for piece in list(ahead.pieces):
+                if piece.aged and piece.data is not None:
+                    self._drop(node, ahead, piece)
+                piece.aged = True
+        if self._users:
+            self._timer = self._loop.call_later(IDLE_SECONDS, self._age)
 
     def discard(self, node: Node) -> None:
         """Forget what was fetched of a file: its contents change."""

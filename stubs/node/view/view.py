@@ -71,7 +71,7 @@ class View:
         self._directories = Directories(
             self._device, self._uplink, self._inodes, self._notifier, time.monotonic
         )
-        self._reading = Reading(self._device, self._uplink, self._inodes)
+        self._reading = Reading(loop, self._device, self._uplink, self._inodes)
         self._writing = Writing(
             loop,
             self._device,
