@@ -73,10 +73,10 @@ SESSION = 24000
 
 def make_home(root: Path) -> None:
     """Fill `root` with a few programs and what they need."""
-    for name in ("proc", "sys", "dev", "tmp", "bin", "work"):
+    for name in ("proc", "sys", "dev", "tmp", "bin", "desk"):
         (root / name).mkdir()
     (root / "tmp").chmod(0o1777)
-    (root / "work").chmod(0o777)
+    (root / "desk").chmod(0o777)
     # Whoever the node's user is must get there; mktemp made it for us alone.
     for path in (root, *root.parents[:3]):
         if path.stat().st_mode & 0o1 == 0 and path != Path("/tmp"):
@@ -130,7 +130,7 @@ class Bed:
             stdin=there.fileno(),
             stdout=there.fileno(),
             cwd="/",
-            env={"PATH": "/usr/bin:/bin", "HOME": str(root / "work")},
+            env={"PATH": "/usr/bin:/bin", "HOME": str(root / "desk")},
             preexec_fn=lambda: _become_node_user(node_uid, fuse_mode, namespaces),
         )
         there.close()

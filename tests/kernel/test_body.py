@@ -185,21 +185,21 @@ def test_a_body_has_the_descriptors_given_and_no_others(bed: Bed) -> None:
 def test_an_inherited_file_goes_on_where_it_was_and_tells_where_it_got_to(
     bed: Bed, home: Path
 ) -> None:
-    path = home / "work" / "input"
+    path = home / "desk" / "input"
     path.write_bytes(b"0123456789")
-    attr = bed.files.resolve(b"/work/input")
-    file = Descriptor(0, FD_FILE, attr.id, os.O_RDONLY, 3, -1, b"/work/input")
+    attr = bed.files.resolve(b"/desk/input")
+    file = Descriptor(0, FD_FILE, attr.id, os.O_RDONLY, 3, -1, b"/desk/input")
     status, output = bed.run("bash", "-c", "head -c 4", descriptors=[file])
     assert (status, output) == (0, b"3456")
     assert bed.wait_for(Position, fd=0).offset == 7
 
 
 def test_descriptors_that_share_an_open_file_share_its_offset(bed: Bed, home: Path) -> None:
-    path = home / "work" / "log"
+    path = home / "desk" / "log"
     path.write_bytes(b"before\n")
-    attr = bed.files.resolve(b"/work/log")
-    one = Descriptor(5, FD_FILE, attr.id, os.O_WRONLY, 7, -1, b"/work/log")
-    two = Descriptor(6, FD_FILE, attr.id, os.O_WRONLY, 7, 5, b"/work/log")
+    attr = bed.files.resolve(b"/desk/log")
+    one = Descriptor(5, FD_FILE, attr.id, os.O_WRONLY, 7, -1, b"/desk/log")
+    two = Descriptor(6, FD_FILE, attr.id, os.O_WRONLY, 7, 5, b"/desk/log")
     status, _ = sh(bed, "echo a >&5; echo b >&6; echo c >&5", descriptors=[one, two])
     assert status == 0
     assert path.read_bytes() == b"before\na\nb\nc\n"
@@ -207,23 +207,23 @@ def test_descriptors_that_share_an_open_file_share_its_offset(bed: Bed, home: Pa
 
 
 def test_append_flag_is_kept(bed: Bed, home: Path) -> None:
-    path = home / "work" / "appended"
+    path = home / "desk" / "appended"
     path.write_bytes(b"x" * 10)
-    attr = bed.files.resolve(b"/work/appended")
-    file = Descriptor(1, FD_FILE, attr.id, os.O_WRONLY | os.O_APPEND, 0, -1, b"/work/appended")
+    attr = bed.files.resolve(b"/desk/appended")
+    file = Descriptor(1, FD_FILE, attr.id, os.O_WRONLY | os.O_APPEND, 0, -1, b"/desk/appended")
     assert bed.spawn("bash", "-c", "echo end", descriptors=[file]) == Spawned(PID)
     bed.wait_for(Gone)
     assert path.read_bytes() == b"x" * 10 + b"end\n"
 
 
 def test_a_file_whose_name_is_gone_is_inherited_all_the_same(bed: Bed, home: Path) -> None:
-    path = home / "work" / "unlinked"
+    path = home / "desk" / "unlinked"
     path.write_bytes(b"still here\n")
     fd = os.open(path, os.O_RDONLY)
     try:
         attr = bed.files.adopt(fd)
         path.unlink()
-        file = Descriptor(0, FD_FILE, attr.id, os.O_RDONLY, 0, -1, b"/work/unlinked (deleted)")
+        file = Descriptor(0, FD_FILE, attr.id, os.O_RDONLY, 0, -1, b"/desk/unlinked (deleted)")
         assert bed.run("cat", descriptors=[file]) == (0, b"still here\n")
     finally:
         os.close(fd)
@@ -236,8 +236,8 @@ def test_a_file_whose_name_is_gone_is_inherited_all_the_same(bed: Bed, home: Pat
     ("exe", "mode", "content", "expected"),
     [
         (b"/bin/missing", None, b"", errno.ENOENT),
-        (b"/work/plain", 0o644, b"#!/bin/bash\n", errno.EACCES),
-        (b"/work/garbage", 0o755, b"\x7fELF" + bytes(100), errno.ENOEXEC),
+        (b"/desk/plain", 0o644, b"#!/bin/bash\n", errno.EACCES),
+        (b"/desk/garbage", 0o755, b"\x7fELF" + bytes(100), errno.ENOEXEC),
         (b"/tmp", None, b"", errno.EACCES),
     ],
 )

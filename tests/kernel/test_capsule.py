@@ -157,8 +157,8 @@ def test_nothing_of_the_node_is_mounted_but_what_is_meant(root_bed: Bed) -> None
 
 
 def test_files_made_by_a_body_are_homes(bed: Bed, home: Path) -> None:
-    path = home / "work" / f"made-{bed.node_uid}-{bed.home_uid}"
-    assert bed.run("bash", "-c", f"echo text >/work/{path.name}") == (0, b"")
+    path = home / "desk" / f"made-{bed.node_uid}-{bed.home_uid}"
+    assert bed.run("bash", "-c", f"echo text >/desk/{path.name}") == (0, b"")
     assert path.read_bytes() == b"text\n"
 
 
@@ -278,7 +278,7 @@ def test_an_agent_that_hears_nothing_ends(home: Path) -> None:
 def test_a_body_that_waits_for_home_does_not_keep_a_dead_agent(home: Path) -> None:
     bed = Bed(home)
     # Home answers nothing any more, and the body waits for a directory in the view.
-    bed.spawn("bash", "-c", "read x; cat /work/nothing", descriptors=[])
+    bed.spawn("bash", "-c", "read x; cat /desk/nothing", descriptors=[])
     bed.wait_for(Exited)
     number = bed.free_stream()
     bed.spawn(

@@ -146,15 +146,15 @@ def test_a_writer_whose_reader_is_gone_gets_sigpipe(bed: Bed) -> None:
 def test_home_hears_of_file_changes_before_the_output_that_follows_them(
     bed: Bed, home: Path
 ) -> None:
-    path = home / "work" / "order"
+    path = home / "desk" / "order"
     path.write_bytes(b"")
-    attr = bed.files.resolve(b"/work/order")
+    attr = bed.files.resolve(b"/desk/order")
     number = bed.free_stream()
     sizes: list[int] = []
     bed.on_data = lambda: sizes.append(path.stat().st_size)
     descriptors = [
         stream(1, FD_STREAM_OUT, number),
-        Descriptor(5, FD_FILE, attr.id, os.O_WRONLY, 0, -1, b"/work/order"),
+        Descriptor(5, FD_FILE, attr.id, os.O_WRONLY, 0, -1, b"/desk/order"),
     ]
     script = "for i in 1 2 3 4 5; do echo x >&5; echo done; sleep 0.02; done"
     try:
