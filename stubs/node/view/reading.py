@@ -12,6 +12,7 @@ import errno
 from collections import OrderedDict
 
 from stubs.abi import fuse
+from stubs.abi.malloc import malloc_trim
 from stubs.node.view.drafts import Drafts
 from stubs.node.view.fuse import BODY
 from stubs.wire.messages import Data, Error, Read
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 UNIT = 128 << 10  # the largest READ of the kernel, unless the administrator raised it
 PIECE = 512 << 10  # of a sequential read; also the size up to which a file is small
 MAX_WINDOW = 4 << 20  # fetched ahead for one file
-MAX_BUFFERED = 16 << 20  # fetched ahead for all files
+MAX_BUFFERED = 40 << 20  # fetched ahead for all files: a compiler as a whole
 
 # The kernel reads so much, or more, around a page fault; read(2) at random asks for what it needs.
 READ_AROUND = 64 << 10
@@ -281,6 +282,8 @@ class Reading:
                 piece.aged = True
         if self._users:
             self._timer = self._loop.call_later(IDLE_SECONDS, self._age)
+        else:
+            malloc_trim()
 
     def discard(self, node: Node) -> None:
         """Forget what was fetched of a file: its contents change."""
