@@ -261,6 +261,90 @@ def test_the_working_directory_survives_changes_in_and_above_it(bed: Bed, remote
         assert remote("exists", f"f{turn}") is True
 
 
+def test_a_symlink_is_made_anew(bed: Bed, remote: Remote) -> None:
+    for turn in range(10):
+        os.symlink(f"target{turn}", f"{bed.home}/l")
+        bed.barrier()
+        assert remote("readlink", f"{bed.mount}/l") == f"target{turn}"
+        os.unlink(f"{bed.home}/l")
+
+
+def test_a_file_is_made_anew_with_the_same_size_and_time(bed: Bed, remote: Remote) -> None:
+    for turn in range(10):
+        _put(f"{bed.home}/a", f"text{turn}")
+        os.utime(f"{bed.home}/a", ns=(1, 1))
+        bed.barrier()
+        assert remote("read", f"{bed.mount}/a") == f"text{turn}"
+        os.unlink(f"{bed.home}/a")
+
+
+def test_a_large_directory(root_bed: Bed) -> None:
+    bed = root_bed
+    os.mkdir(f"{bed.home}/large")
+    for number in range(12_000):
+        os.mknod(f"{bed.home}/large/f{number}", 0o100644)
+    bed.barrier()
+    before = bed.stats()["round_trips"]
+    bed.run(_look_around_in_large, f"{bed.mount}/large")
+    assert bed.stats()["round_trips"] - before < 100
+    _put(f"{bed.home}/large/f7", "changed")
+    os.unlink(f"{bed.home}/large/f8")
+    _put(f"{bed.home}/large/new", "new")
+    bed.barrier()
+    bed.run(_look_again_in_large, f"{bed.mount}/large")
+
+
+def _look_around_in_large(d: str) -> None:
+    for number in range(5, 10):
+        assert os.path.getsize(f"{d}/f{number}") == 0
+    assert not os.path.exists(f"{d}/new")
+    make(d, "mine", b"mine")
+    assert len(os.listdir(d)) == 12_001
+
+
+def _look_again_in_large(d: str) -> None:
+    assert read(d, "f7") == b"changed"
+    assert read(d, "new") == b"new"
+    assert not os.path.exists(f"{d}/f8")
+    assert len(os.listdir(d)) == 12_001
+
+
+def test_home_loses_count_of_its_changes(bed: Bed, remote: Remote) -> None:
+    os.makedirs(f"{bed.home}/a/b")
+    for name in ("a/one", "a/two", "a/b/three"):
+        _put(f"{bed.home}/{name}", "before")
+    bed.barrier()
+    assert remote("read", f"{bed.mount}/a/one") == "before"
+    assert remote("read", f"{bed.mount}/a/b/three") == "before"
+    assert remote("exists", f"{bed.mount}/a/b/four") is False
+    remote("chdir", f"{bed.mount}/a/b")
+    assert remote("hold", "three") == 6
+    bed.pause_home()
+    for number in range(10_000):
+        os.mknod(f"{bed.home}/a/n{number}", 0o100644)
+        os.unlink(f"{bed.home}/a/n{number}")
+    _put(f"{bed.home}/a/one", "after")
+    os.unlink(f"{bed.home}/a/two")
+    _put(f"{bed.home}/a/b/three", "and after")
+    _put(f"{bed.home}/a/b/four", "four")
+    bed.resume_home()
+    bed.barrier()
+    assert remote("read", f"{bed.mount}/a/one") == "after"
+    assert remote("exists", f"{bed.mount}/a/two") is False
+    assert remote("read", "four") == "four"
+    assert remote("read_held", "three") == ["and after", 9, 1]
+    assert remote("getcwd") == f"{bed.mount}/a/b"
+    assert remote("names", f"{bed.mount}/a") == ["b", "one"]
+
+
+def test_home_runs_what_the_node_has_just_written(bed: Bed) -> None:
+    for turn in range(5):
+        bed.run(shutil.copy, "/bin/echo", f"{bed.mount}/say")
+        bed.barrier()
+        out = subprocess.run([f"{bed.home}/say", str(turn)], check=True, capture_output=True)
+        assert out.stdout == f"{turn}\n".encode()
+
+
 def test_many_changes_at_once(bed: Bed, remote: Remote) -> None:
     for number in range(300):
         _put(f"{bed.home}/f{number}", str(number))

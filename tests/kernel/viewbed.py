@@ -373,11 +373,11 @@ class Bed:
             drop_capabilities()
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
-    def run(self, check: Callable[..., None], *arguments: Any) -> None:
+    def run(self, check: Callable[..., object], *arguments: Any) -> None:
         """Run `check(*arguments)` where the mount is, in a process of its own."""
         self.finish(self.start(check, *arguments))
 
-    def start(self, check: Callable[..., None], *arguments: Any) -> tuple[int, int]:
+    def start(self, check: Callable[..., object], *arguments: Any) -> tuple[int, int]:
         """Begin `check(*arguments)` where the mount is; `finish` waits for it."""
         read, write = os.pipe()
 
@@ -422,6 +422,14 @@ class Bed:
     def lose(self) -> None:
         """Have the link end."""
         ask(self._view_control, what="lose")
+
+    def pause_home(self) -> None:
+        """Have home hear of nothing for a while."""
+        os.kill(self._pids[1], signal.SIGSTOP)
+
+    def resume_home(self) -> None:
+        """Let it go on."""
+        os.kill(self._pids[1], signal.SIGCONT)
 
     def kill_view(self) -> None:
         """Kill the agent as the OOM killer would."""

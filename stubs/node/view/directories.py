@@ -3,29 +3,25 @@
 The first look into a directory asks home once for all its names and attributes; home watches it
 from then on, so that hits and misses are answered here until an Invalidate says otherwise. While a
 large directory is still coming, and in one that is too large or may not be listed, names are asked
-for one by one. A directory of which home says that it must be forgotten is asked for again at once
-and compared: only what became different is taken from the kernel.
+for one by one.
 """
 
 from __future__ import annotations
 
 import errno
 import stat
-from collections import deque
 
 from stubs.abi import fuse
 from stubs.node.view.fuse import BODY
 from stubs.node.view.inodes import DAY, FOREVER, VOLATILE_SECONDS, Node
+from stubs.node.view.walk import Walk
 from stubs.wire.messages import (
     Attrs,
     Data,
-    Error,
     Found,
     Getattr,
-    Listing,
     Lookup,
     Readlink,
-    Snapshot,
 )
 
 TYPE_CHECKING = False
@@ -34,26 +30,10 @@ if TYPE_CHECKING:
 
     from stubs.node.view.fuse import Device
     from stubs.node.view.inodes import Directory, Inodes
-    from stubs.node.view.invalidation import Notifier
+    from stubs.node.view.snapshots import Snapshots
     from stubs.node.view.uplink import Uplink
-    from stubs.wire.codec import Change, Message
 
 NAME_MAX = 255  # include/uapi/linux/limits.h; FUSE itself has names of up to 1024 bytes
-
-# A directory with more names than this is not fetched for the sake of one of them.
-LARGE = 10_000
-
-# Names in all snapshots together, some 800 bytes each; beyond it the oldest ones are given up.
-MAX_NAMES = 15_000
-
-# Inodes beyond which the kernel is asked to let go of those of a snapshot that is given up.
-MAX_NODES = 25_000
-
-# So many directories listed in one directory, and it is taken for a walk through the tree; so
-# many others are then fetched at once, and so many remembered to be fetched.
-WALK = 2
-MAX_AHEAD = 16
-MAX_TO_LIST = 256
 
 # Names per directory of which we remember that the kernel remembers their absence.
 MAX_MISSES = 8192
@@ -76,7 +56,7 @@ class Directories:
         device: Device,
         uplink: Uplink,
         inodes: Inodes,
-        notifier: Notifier,
+        snapshots: Snapshots,
         clock: Callable[[], float],
     ) -> None:
         """Take over the opcodes of names."""
@@ -86,12 +66,10 @@ class Directories:
         self._device = device
         self._uplink = uplink
         self._inodes = inodes
-        self._notifier = notifier
+        self._snapshots = snapshots
+        self._walk = Walk(snapshots)
         self._clock = clock
-        self._complete: dict[Node, int] = {}  # snapshots by age, with their sizes
-        self._held_names = 0
-        self._to_list: deque[Node] = deque(maxlen=MAX_TO_LIST)
-        self._listing_ahead = 0
+        snapshots.awaken = self._awaken
         device.handlers.update(
             {
                 fuse.FUSE_LOOKUP: self._lookup,
@@ -199,7 +177,7 @@ class Directories:
         self._uplink.wait(unique, (parent,))
         self._uplink.round_trips += 1
         directory.waiting.setdefault(name, []).append(unique)
-        self._load(parent, whole=False)
+        self._snapshots.load(parent)
 
     def _lookup_one(self, unique: int, parent: Node, name: bytes) -> None:
         def found(reply: Found) -> None:
@@ -220,211 +198,20 @@ class Directories:
 
         self._uplink.request(unique, Lookup(parent.id, name), Found, found, (parent,), refused)
 
-    # snapshots
-
-    def _load(self, parent: Node, whole: bool) -> None:
-        """Fetch the names of a directory; `whole`: all of them, however many."""
+    def _awaken(self, unique: int, parent: Node, name: bytes, code: int) -> None:
+        """Answer a LOOKUP that waited for a snapshot, or ask for its name alone."""
+        self._uplink.waited(unique)
         directory = parent.directory()
-        if directory.fresh is not None:
-            return
-        directory.fresh = {}
-        serial = self._notifier.begin() if not directory.trusted else 0
-        parent.busy += 1
-
-        def part(reply: Message) -> None:
-            if type(reply) is Listing:
-                if any(self._uplink.is_dead(entry.attr.id) for entry in reply.entries):
-                    directory.fresh = {}
-                    self._uplink.ask(Snapshot(parent.id, 0), part)
-                    return
-                self._take_part(parent, directory, reply)
-                if reply.cookie and directory.fresh is not None:
-                    gathered = len(directory.fresh)
-                    if whole or directory.ready or gathered <= LARGE or not directory.trusted:
-                        self._uplink.ask(Snapshot(parent.id, reply.cookie), part)
-                        return
-                    directory.large = True
-                self._loaded(parent, directory, 0)
-            else:
-                code = reply.errno if type(reply) is Error and reply.errno > 0 else errno.EIO
-                if code == errno.ESTALE:
-                    self.lost(parent)
-                self._loaded(parent, directory, code)
-            parent.busy -= 1
-            if not parent.busy:
-                self._notifier.unpark(parent)
-            if serial:
-                self._notifier.finish(serial)
-            self._inodes.release(parent)
-
-        self._uplink.ask(Snapshot(parent.id, 0), part)
-
-    def _take_part(self, parent: Node, directory: Directory, reply: Listing) -> None:
-        self._inodes.observe(reply.dir)
-        fresh = directory.fresh
-        assert fresh is not None
-        observe = self._inodes.observe
-        for name, attr, target in reply.entries:
-            if attr.id:
-                node = observe(attr, target)
-            else:
-                # A directory that may be read but not searched: there is only the name.
-                node = Node(attr, target)
-                node.until = 0.0
-            fresh[name] = node
-            node.parent = parent
-            node.name = name
-        for name in [name for name in directory.waiting if name in fresh]:
-            for unique in directory.waiting.pop(name):
-                self._uplink.waited(unique)
-                self.reply_entry(unique, parent, fresh[name])
-        if reply.cookie:
-            # What was not in this part comes sooner by itself than with the last one.
-            for name, uniques in list(directory.waiting.items()):
-                for unique in uniques:
-                    self._uplink.waited(unique)
-                    self._lookup_one(unique, parent, name)
-            directory.waiting.clear()
-
-    def _loaded(self, parent: Node, directory: Directory, code: int) -> None:
-        """Make what was gathered the snapshot; `code`: it was refused with this errno."""
-        fresh, directory.fresh = directory.fresh, None
-        assert fresh is not None
-        if code == 0 and not directory.large:
-            self._replace(parent, directory, fresh)
-            directory.complete = True
-            self._account(parent, directory)
-        elif code == 0:
-            for name, node in fresh.items():
-                self._inodes.add_name(parent, name, node)
-        elif code in (errno.EACCES, errno.EPERM):
-            directory.unlistable = True
-        directory.trusted = code == 0 or directory.unlistable
-        directory.until = FOREVER
-        if parent.until != FOREVER:
-            directory.until = self._clock() + VOLATILE_SECONDS
-        waiting, directory.waiting = directory.waiting, {}
-        ready, directory.ready = directory.ready, []
-        for name, uniques in waiting.items():
-            for unique in uniques:
-                self._uplink.waited(unique)
-                self._answer_waiting(unique, parent, directory, name, code)
-        for call in ready:
-            call(code)
-        self._queue_children(parent)
-
-    def _answer_waiting(
-        self, unique: int, parent: Node, directory: Directory, name: bytes, code: int
-    ) -> None:
-        node = directory.names.get(name)
-        if node is not None:
+        known = directory.names if directory.fresh is None else directory.fresh
+        node = known.get(name)
+        if node is not None and node.id:
             self.reply_entry(unique, parent, node)
-        elif directory.complete and code == 0:
-            self._reply_miss(unique, directory, name)
-        elif directory.unlistable or directory.large:
-            self._lookup_one(unique, parent, name)
-        else:
+        elif code and not directory.unlistable:
             self._device.error(unique, code)
-
-    def _replace(self, parent: Node, directory: Directory, fresh: dict[bytes, Node]) -> None:
-        """Put `fresh` in the place of the names known, and tell the kernel what is different."""
-        for name, node in list(directory.names.items()):
-            if fresh.get(name) is not node:
-                self.changed(parent, name, None)
-        for name in [name for name in directory.misses if name in fresh]:
-            directory.misses.discard(name)
-            self._notifier.entry(parent, name)
-        for name, node in fresh.items():
-            self._inodes.add_name(parent, name, node)
-
-    def _account(self, parent: Node, directory: Directory) -> None:
-        """Give up the oldest snapshots when there are too many names."""
-        self._held_names += len(directory.names) - self._complete.pop(parent, 0)
-        self._complete[parent] = len(directory.names)
-        while self._held_names > MAX_NAMES and len(self._complete) > 1:
-            oldest = next(iter(self._complete))
-            self._held_names -= self._complete.pop(oldest)
-            self._shrink(oldest)
-
-    def _shrink(self, parent: Node) -> None:
-        """Keep of a snapshot only the names that the kernel knows: it has to be told of changes.
-
-        When there are too many, the kernel forgets files that nobody has opened.
-        """
-        directory = parent.dir
-        if directory is None or directory.fresh is not None:
-            return
-        directory.complete = False
-        directory.order.clear()
-        directory.index.clear()
-        crowded = len(self._inodes.nodes) > MAX_NODES
-        for name, node in list(directory.names.items()):
-            if not node.lookups:
-                self._inodes.remove_name(parent, name)
-            elif crowded and node.file is None and not stat.S_ISDIR(node.attr.mode):
-                self._notifier.entry(parent, name)
-                self._inodes.remove_name(parent, name)
-
-    # changes at home
-
-    def changed(self, parent: Node, name: bytes, node: Node | None) -> None:
-        """Take in that `name` is now `node` (None: gone); tell the kernel if it knew otherwise."""
-        directory = parent.dir
-        if directory is None:
-            return
-        old = directory.names.get(name)
-        if node is None:
-            self._inodes.remove_name(parent, name)
-        elif directory.complete or directory.fresh is not None or old is not None:
-            self._inodes.add_name(parent, name, node)
-        missed = name in directory.misses
-        directory.misses.discard(name)
-        if old is node:
-            old = None
-        if missed or (old is not None and old.lookups):
-            self._notifier.entry(parent, name)
-        if old is not None and old.attr.nlink > 1:
-            # Its other names show the link count, too.
-            old.until = 0.0
-            self._notifier.attributes(old)
-
-    def apply(self, change: Change) -> None:
-        """Take in one Change of an Invalidate."""
-        parent = self._inodes.get(change.dir)
-        if parent is None:
-            return
-        node = None
-        if change.attr is not None and self._uplink.is_dead(change.attr.id):
-            self.distrust(parent)
-        elif change.attr is not None:
-            before = self._inodes.get(change.attr.id)
-            old = before.attr if before is not None else None
-            node = self._inodes.observe(change.attr, change.target)
-            if old is not None and old != change.attr:
-                self._notifier.attributes(node)
-        self.changed(parent, change.name, node)
-        if node is not None:
-            self._inodes.release(node)
-
-    def distrust(self, parent: Node) -> None:
-        """Ask again for the names of a directory, and for its attributes."""
-        parent.until = 0.0
-        self._notifier.contents(parent)
-        directory = parent.dir
-        if directory is not None and directory.fresh is None:
-            directory.trusted = False
-            directory.complete = False
-            directory.large = directory.unlistable = False
-            if directory.names or directory.misses:
-                self._load(parent, whole=False)
-
-    def lost(self, node: Node) -> None:
-        """Take in that home does not know this inode any more: what has its name now is another."""
-        parent = node.parent
-        if parent is not None and parent.dir is not None:
-            if parent.dir.names.get(node.name) is node:
-                self.changed(parent, node.name, None)
-            self.distrust(parent)
+        elif directory.complete and node is None:
+            self._reply_miss(unique, directory, name)
+        else:
+            self._lookup_one(unique, parent, name)
 
     # FORGET, GETATTR, READLINK
 
@@ -495,12 +282,12 @@ class Directories:
         _, offset, size, _, _, _, _ = fuse.fuse_read_in.unpack_from(self._device.buffer, BODY)
         node = self._inodes.nodes.get(nodeid)
         if node is None:
-            if not self.hidden(unique, nodeid, b""):
+            if not self.hidden(unique, nodeid, b"/"):
                 self._device.error(unique, errno.ESTALE)
             return
         directory = node.directory()
         if not offset:
-            self._note_walk(node)
+            self._walk.listed(node)
         current = directory.until == FOREVER or directory.until > self._clock()
         if directory.complete and directory.trusted and (current or offset):
             self._reply_listing(unique, node, directory, offset, size, plus)
@@ -518,42 +305,7 @@ class Directories:
         self._uplink.round_trips += 1
         self._uplink.wait(unique, (node,))
         directory.ready.append(ready)
-        self._load(node, whole=True)
-
-    def _note_walk(self, node: Node) -> None:
-        """See whether somebody lists a whole tree, and be ahead of him."""
-        parent = node.parent
-        if parent is None or parent.dir is None:
-            return
-        if parent.dir.walked < WALK:
-            parent.dir.walked += 1
-        if parent.dir.walked >= WALK:
-            node.directory().walked = max(node.directory().walked, WALK)
-            self._queue_children(parent)
-            self._queue_children(node)
-
-    def _queue_children(self, node: Node) -> None:
-        """Have the directories in one that is walked through fetched, those added last first."""
-        directory = node.dir
-        if directory is None or directory.walked != WALK or not directory.complete:
-            return
-        directory.walked += 1
-        for _, child in sorted(directory.names.items(), reverse=True):
-            if stat.S_ISDIR(child.attr.mode) and child.id and child.dir is None:
-                self._to_list.append(child)
-        self._list_ahead()
-
-    def _list_ahead(self) -> None:
-        while self._to_list and self._listing_ahead < MAX_AHEAD:
-            child = self._to_list.pop()
-            if child.dir is None and child.links:
-                self._listing_ahead += 1
-                self._load(child, whole=False)
-                child.directory().ready.append(self._listed_ahead)
-
-    def _listed_ahead(self, _: int) -> None:
-        self._listing_ahead -= 1
-        self._list_ahead()
+        self._snapshots.load(node, whole=True)
 
     def _reply_listing(
         self, unique: int, node: Node, directory: Directory, offset: int, size: int, plus: bool

@@ -65,6 +65,7 @@ class Directory:
     """The names of a directory, as far as they are known."""
 
     __slots__ = (
+        "again",
         "complete",
         "fresh",
         "index",
@@ -91,6 +92,7 @@ class Directory:
         self.unlistable = False  # home's user may search it but not read it
         self.until = FOREVER  # when `names` has to be asked for again (time.monotonic)
         self.fresh: dict[bytes, Node] | None = None  # the names gathered so far while loading
+        self.again = False  # what is being loaded has changed: begin again
         self.waiting: dict[bytes, list[int]] = {}  # LOOKUPs until the name is known
         self.ready: list[Callable[[int], None]] = []  # called with an errno when loaded
         self.order: list[bytes | None] = []  # names by READDIR offset; None where one went away
@@ -100,8 +102,6 @@ class Directory:
         """Record that `name` is `node`; return what it was before."""
         old = self.names.get(name)
         self.names[name] = node
-        if self.fresh is not None:
-            self.fresh[name] = node
         if self.order and name not in self.index:
             self.index[name] = len(self.order)
             self.order.append(name)
@@ -109,8 +109,6 @@ class Directory:
 
     def remove(self, name: bytes) -> Node | None:
         """Record that `name` is gone; return what it was."""
-        if self.fresh is not None:
-            self.fresh.pop(name, None)
         if name in self.index:
             self.order[self.index.pop(name)] = None
         return self.names.pop(name, None)
@@ -302,9 +300,13 @@ class Inodes:
             return node
         old = node.attr
         self._set(node, attr)
-        if target:
+        # A file removed and made anew can have the old one's inode number, hence its id, and with
+        # cp -p its size and time; but not its change time.
+        changed = old.ctime_ns != attr.ctime_ns or old.size != attr.size
+        if target and target != node.target:
             node.target = target
-        if (old.mtime_ns != attr.mtime_ns or old.size != attr.size) and stat.S_ISREG(attr.mode):
+            self.contents_changed(node)
+        elif changed and stat.S_ISREG(attr.mode):
             self.contents_changed(node)
         return node
 
@@ -328,22 +330,43 @@ class Inodes:
 
     def add_name(self, parent: Node, name: bytes, child: Node) -> None:
         """Record a name in the snapshot of a directory."""
-        old = parent.directory().add(name, child)
+        directory = parent.directory()
+        if directory.fresh is not None:
+            self.add_fresh(parent, name, child)
+        child.links += 1
+        self._unlink(directory.add(name, child))
         child.parent = parent
         child.name = name
-        if old is not child:
-            child.links += 1
-            if old is not None:
-                old.links -= 1
-                self.release(old)
+
+    def add_fresh(self, parent: Node, name: bytes, child: Node) -> None:
+        """Record a name in the snapshot that is being loaded."""
+        fresh = parent.directory().fresh
+        assert fresh is not None
+        child.links += 1
+        self._unlink(fresh.get(name))
+        fresh[name] = child
+        child.parent = parent
+        child.name = name
+
+    def drop_fresh(self, directory: Directory) -> None:
+        """Let go of what has been loaded."""
+        fresh, directory.fresh = directory.fresh or {}, None
+        for child in fresh.values():
+            self._unlink(child)
 
     def remove_name(self, parent: Node, name: bytes) -> Node | None:
         """Record that a name is gone; return the node that it was."""
-        child = parent.directory().remove(name)
+        directory = parent.directory()
+        if directory.fresh is not None:
+            self._unlink(directory.fresh.pop(name, None))
+        child = directory.remove(name)
+        self._unlink(child)
+        return child
+
+    def _unlink(self, child: Node | None) -> None:
         if child is not None:
             child.links -= 1
             self.release(child)
-        return child
 
     def forget(self, id_: int, count: int) -> None:
         """Take back `count` of the kernel's references."""

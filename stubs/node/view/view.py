@@ -22,6 +22,7 @@ from stubs.node.view.inodes import DAY, Inodes, Node, Owners
 from stubs.node.view.invalidation import Notifier
 from stubs.node.view.opening import Opening
 from stubs.node.view.reading import Reading
+from stubs.node.view.snapshots import Snapshots
 from stubs.node.view.uplink import Uplink
 from stubs.node.view.writing import Writing
 from stubs.wire.messages import Attrs, Getattr, Invalidate, InvalidateAll
@@ -68,8 +69,9 @@ class View:
         self._inodes = Inodes(root, Owners(uid, gid, full_map), time.monotonic)
         self._uplink = Uplink(link, self._device, self._inodes)
         self._notifier = Notifier(loop, self._device)
+        self._snapshots = Snapshots(self._uplink, self._inodes, self._notifier, time.monotonic)
         self._directories = Directories(
-            self._device, self._uplink, self._inodes, self._notifier, time.monotonic
+            self._device, self._uplink, self._inodes, self._snapshots, time.monotonic
         )
         self._reading = Reading(loop, self._device, self._uplink, self._inodes)
         self._writing = Writing(
@@ -100,7 +102,7 @@ class View:
             self._reading,
         )
         self._uplink.before = self._send_ahead
-        self._uplink.lost = self._directories.lost
+        self._uplink.lost = self._snapshots.lost
         self._uplink.no_longer_busy = self._notifier.unpark
         self._directories.when_written = self._writing.when_written
         self._directories.hidden = self._hidden
@@ -188,7 +190,7 @@ class View:
             self._changed_at_home(attr, contents=stat.S_ISDIR(attr.mode))
         parents = set()
         for change in message.names:
-            self._directories.apply(change)
+            self._snapshots.apply(change)
             parents.add(change.dir)
         for parent in parents:
             node = self._inodes.get(parent)
@@ -197,7 +199,7 @@ class View:
         for id_ in message.dirs:
             node = self._inodes.get(id_)
             if node is not None:
-                self._directories.distrust(node)
+                self._snapshots.distrust(node)
 
     def _changed_at_home(self, attr: Attr, contents: bool) -> None:
         node = self._inodes.get(attr.id)
@@ -218,7 +220,7 @@ class View:
         for node in list(self._inodes.nodes.values()):
             if stat.S_ISDIR(node.attr.mode):
                 if node.lookups or node.dir is not None:
-                    self._directories.distrust(node)
+                    self._snapshots.distrust(node)
             else:
                 node.until = 0.0
                 self._contents_changed(node)
@@ -248,13 +250,18 @@ class View:
     # files by inode id
 
     def _hidden(self, unique: int, nodeid: int, name: bytes) -> bool:
-        """Answer for the directory in which files are found by id; False: it is not about it."""
+        """Answer for the directory in which files are found by id; False: it is not about it.
+
+        An empty name stands for its attributes, a slash for its listing.
+        """
         if nodeid == self._inodes.root.id and name == BY_ID:
             self._device.reply(unique, self._by_id_entry())
         elif nodeid != BY_ID_NODE:
             return False
         elif not name:
             self._device.reply(unique, fuse.fuse_attr_out.pack(DAY, 0, 0) + self._by_id_attr())
+        elif name == b"/":
+            self._device.reply(unique, b"")
         elif name.isdigit() and len(name) < 20:
             self._find_by_id(unique, int(name))
         else:
