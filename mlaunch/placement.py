@@ -15,8 +15,9 @@ HOME = "home"
 # Estimates this close are equal; they are no better than that.
 EQUAL = 0.10
 
-# Speeds measured on machines in use vary by so much (research: 10..20 %): no reason to prefer one.
-SPEED_NOISE = 1.25
+# A short measurement on a machine in use, or on one that shares its cores with others, is off by
+# up to half: only a node that is clearly faster, or slower, is taken for one.
+SPEED_NOISE = 1.8
 
 # A CPU that idles so much is idle: the rest may be our own doing, or what runs on any machine, and
 # one second is a short sample.

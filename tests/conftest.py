@@ -62,6 +62,14 @@ def pytest_runtest_call() -> Generator[None, None, None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.fixture(autouse=True)
+def _own_umask() -> Iterator[None]:
+    """Undo what a file service in the test's own process needs: a umask of 0."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
 def _marked_processes() -> list[str]:
     """Return what this session has started, directly or not, and what still runs."""
     found = []

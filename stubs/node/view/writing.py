@@ -272,6 +272,8 @@ class Writing:
             return 0
         code, node.file.error = node.file.error, 0
         if code:
+            # What is written from now on must not join what is excused.
+            self.flush()
             node.file.excused = node.file.pending
         return code
 
