@@ -310,15 +310,11 @@ class Inodes:
             self.contents_changed(node)
         return node
 
-    def own(self, attr: Attr, target: bytes = b"") -> Node:
-        """Take in the attributes after a call of ours; return the node."""
+    def own(self, attr: Attr) -> None:
+        """Take in the attributes after a call of ours."""
         node = self.nodes.get(attr.id)
-        if node is None:
-            return self.observe(attr, target)
-        self._set(node, attr)
-        if target:
-            node.target = target
-        return node
+        if node is not None:
+            self._set(node, attr)
 
     def _set(self, node: Node, attr: Attr) -> None:
         node.attr = attr

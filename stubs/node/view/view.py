@@ -290,6 +290,7 @@ class View:
         # A directory has one place in the kernel's tree; naming it here would move it.
         if stat.S_ISDIR(node.attr.mode):
             self._device.error(unique, errno.EISDIR)
+            self._inodes.release(node)
         else:
             self._directories.reply_entry(unique, self._inodes.root, node)
 
