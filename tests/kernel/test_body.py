@@ -290,7 +290,7 @@ def test_a_body_is_stopped_and_goes_on(bed: Bed) -> None:
 def test_a_signal_to_the_group_reaches_children_in_it_and_no_ghost(bed: Bed) -> None:
     number = bed.free_stream()
     script = (
-        "trap 'echo me; exit' USR1; (trap 'echo child; exit' USR1; echo ready; sleep 100 & wait) & "
+        "trap 'echo me; exit' USR1; (trap 'echo child; exit' USR1; sleep 100 & echo ready; wait) & "
         "echo ready; wait"
     )
     bed.spawn("bash", "-c", script, descriptors=[stream(1, FD_STREAM_OUT, number)])
