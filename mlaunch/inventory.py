@@ -168,7 +168,7 @@ class Member:
             "host": self.node.host,
             "state": self.state,
             "cpus": self.cpus if known else None,
-            "idle_cpus": load["idle_milli"] / 1000 if known else None,
+            "idle_cpus": self.idle if known else None,
             "load1": load["load1_milli"] / 1000 if known else None,
             "memory_available_bytes": load["memory_available"] if known else None,
             "rtt_ms": self.rtt_ms if self.ready else None,

@@ -10,6 +10,7 @@ One thread. mrun blocks all signals and reads them from a signalfd.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 # A first daemon has paramiko to load, on a machine that may be busy.
 DAEMON_SECONDS = 20.0
 
+# How often a body that had not started goes elsewhere when its node is lost.
+_OTHER_NODES = 2
+
 
 class Stay(Exception):  # noqa: N818  # a decision, not an error
     """The program runs at home; the text says why."""
@@ -56,6 +60,10 @@ class Stay(Exception):  # noqa: N818  # a decision, not an error
         super().__init__(reason)
         self.reason = reason
         self.wanted = wanted
+
+
+class NodeLost(Stay):
+    """The link was lost before the body had started: another node may do."""
 
 
 class Interrupted(Exception):  # noqa: N818  # nothing went wrong
@@ -162,9 +170,7 @@ class Session:
         except OSError as error:
             raise Stay(f"it cannot be traced: {error.strerror}") from error
         try:
-            departure, connection = self._prepare(tracee, daemon)
-            remote = self._start(departure, connection)
-            return self._see_through(remote, departure)
+            return self._see_through(*self._depart(tracee, daemon))
         except Interrupted as interrupted:
             return interrupted.signo
         except KilledEarly:
@@ -172,6 +178,19 @@ class Session:
             return tracee.status or 0
         finally:
             tracee.kill()
+
+    def _depart(self, tracee: Tracee, daemon: socket.socket) -> tuple[Remote, Departure]:
+        """Start the body on the node that the daemon names, or on another if that one is lost."""
+        for _ in range(_OTHER_NODES):
+            departure, connection = self._prepare(tracee, daemon)
+            try:
+                return self._start(departure, connection), departure
+            except NodeLost as lost:
+                # The program is whole still, and the daemon hears of the loss as soon as we do.
+                self._tell(lost.reason)
+                daemon = self._find_daemon()
+        departure, connection = self._prepare(tracee, daemon)
+        return self._start(departure, connection), departure
 
     def _find_daemon(self) -> socket.socket:
         try:
@@ -258,7 +277,10 @@ class Session:
             raise KilledEarly from error
         (reply,) = replies
         if isinstance(reply, Error):
-            raise Stay(f"the node refuses it: {reply.text.decode(errors='replace')}")
+            text = reply.text.decode(errors="replace")
+            if reply.errno == errno.EIO:
+                raise NodeLost(f"{departure.node} is lost: {text}")
+            raise Stay(f"the node refuses it: {text}")
         return remote
 
     def _see_through(self, remote: Remote, departure: Departure) -> int:
