@@ -112,6 +112,11 @@ class Member:
         self.guests = max(0, self.guests - 1)
         self._changed_at = time.monotonic()
 
+    def forget_guests(self) -> None:
+        """Count no body that was sent there: the link, and all of them with it, is lost."""
+        self._reserved.clear()
+        self.guests = 0
+
     def take_load(self, load: dict[str, int]) -> None:
         """Note what the node reports."""
         self.load = load
@@ -312,13 +317,15 @@ class Inventory:
             if member.ready:
                 member.retry_s = RETRY_FIRST_S
                 member.hopeful = True
+            else:
+                member.forget_guests()
             self._changed()
 
     def _ended(self, member: Member) -> None:
         """Note the end of a link process and plan the next one."""
         member.link = None
         member.pid = 0
-        member.guests = 0
+        member.forget_guests()
         member.failed_at = time.monotonic()
         member.hopeful = False
         if member.state in ("connecting", "ready"):

@@ -71,6 +71,11 @@ def _quota_v2(text: str) -> Iterator[float]:
         yield int(words[0]) / int(words[1])
 
 
+# Logging in twice, starting the agent, making the capsule and measuring the speed are our own
+# doing, and over by then: a small node must not seem busy because it was just connected.
+START_SECONDS = 2.5
+
+
 class Probe:
     """Samples of the load, each over the time since the one before."""
 
@@ -82,7 +87,7 @@ class Probe:
         load1 = float(_read("/proc/loadavg").split()[0])
         self._idle = max(0.0, 1.0 - load1 / usable_cpus())
         self._guest_ticks = 0
-        self._when = time.monotonic()
+        self._began = self._when = time.monotonic()
 
     def load(self, guests: int, proc: int) -> Load:
         """Return the load now; `proc` is the capsule's /proc, -1 while there is none."""
@@ -91,7 +96,9 @@ class Probe:
         elapsed, self._when = max(now - self._when, 1e-3), now
         spent = sum(stat) - sum(self._stat)
         # A part of all ticks, not of the time: a container's /proc/stat may be a second behind.
-        if spent > 0:
+        if spent > 0 and now - self._began < START_SECONDS:
+            self._stat = stat
+        elif spent > 0:
             self._idle = max(0.0, (stat[3] + stat[4] - self._stat[3] - self._stat[4]) / spent)
             self._stat = stat
         ticks = sum(process.ticks for process in all_processes(proc)) if proc >= 0 else 0
