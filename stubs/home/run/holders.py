@@ -82,9 +82,9 @@ def _others(seen: set[int]) -> Iterator[int]:
     far = []
     for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True):
         try:
-            session = 0 if pid in seen else os.getsid(pid)
-            # Kernel threads have session 0, and no descriptors.
-            if session and os.stat(f"/proc/{pid}").st_uid == uid:
+            session = os.getsid(pid)
+            # 0 is no sign of a kernel thread: so shows, in a PID namespace, a session from outside.
+            if pid not in seen and os.stat(f"/proc/{pid}").st_uid == uid:
                 if session == ours:
                     yield pid
                 else:
