@@ -28,7 +28,7 @@ def ask(question: dict[str, Any]) -> dict[str, Any]:
     try:
         connection = runtime.connect(START_S)
     except OSError as error:
-        raise LaunchError(str(error)) from error
+        raise LaunchError(_reason(error)) from error
     return _exchange(connection, question)
 
 
@@ -37,8 +37,13 @@ def ask_if_running(question: dict[str, Any]) -> dict[str, Any] | None:
     try:
         connection = runtime.try_connect()
     except OSError as error:
-        raise LaunchError(f"{runtime.socket_path()}: {error.strerror}") from error
+        raise LaunchError(_reason(error)) from error
     return None if connection is None else _exchange(connection, question)
+
+
+def _reason(error: OSError) -> str:
+    text = error.strerror or str(error)
+    return f"{error.filename}: {text}" if error.filename else text
 
 
 def _exchange(connection: socket.socket, question: dict[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def _private(path: str) -> str:
         pass
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise PermissionError(errno.EPERM, "not a directory of ours", path)
+        raise PermissionError(errno.EPERM, "another user's; remove it, or set TMPDIR", path)
     if stat.S_IMODE(found.st_mode) & 0o077:
         os.chmod(path, 0o700)
     if not os.access(path, os.W_OK | os.X_OK):

@@ -142,3 +142,15 @@ def test_verbose_says_why_a_program_stays_at_home(home: Host) -> None:
     assert lines
     assert all(line.startswith("mrun: ") for line in lines)
     assert any("gone" in line for line in lines)
+
+
+def test_a_place_of_the_daemon_that_is_another_users_is_told(home: Host) -> None:
+    taken = f"/tmp/mlaunch-{home.spec.users['alice']}"
+    home.run(("mlaunch", "daemon", "stop"))
+    home.run(("rm", "-rf", taken), check=True)
+    home.run(("mkdir", taken), user="bob", check=True)
+    try:
+        assert taken in refused(home, "mlaunch", "daemon", "status")
+        assert taken in refused(home, "mrun", "--no-fallback", "true")
+    finally:
+        home.run(("rmdir", taken), user="bob", check=True)

@@ -131,6 +131,25 @@ def test_a_lost_agent_ends_mrun_and_the_next_one_works(pair: Cluster) -> None:
     assert_works_again(pair)
 
 
+def test_an_agent_killed_amid_changes_leaves_nobody_waiting(pair: Cluster) -> None:
+    # From both sides in one directory: the agent is telling its kernel of home's changes, which
+    # takes the locks of those who wait for its answers.
+    home, node = pair.home, pair.node("n1")
+    home.run(("mkdir", "-p", "busy"), check=True)
+    change = "cd busy; while :; do for i in 1 2 3 4; do echo > {0}$i; rm -f {1}$i; done; done"
+    for _ in range(4):
+        with (
+            start(pair, ("sh", "-c", "echo 0; echo 1; " + change.format("a", "b"))) as here,
+            home.popen(("sh", "-c", change.format("b", "a"))) as there,
+        ):
+            wait_until(lambda: home.run(("sh", "-c", "ls busy/a*")).returncode == 0, 20)
+            # The eldest of that name; the others are pid 1 of its capsule and ghosts.
+            node.run(("pkill", "-9", "-o", "-x", "mlaunch: agent"), user="root", check=True)
+            assert_told(here)
+            there.kill()
+        wait_until(lambda: not node.processes("alice"), 40, "nobody waits on the node")
+
+
 def test_a_lost_daemon_costs_no_running_program(pair: Cluster) -> None:
     with start(pair, COUNT) as process:
         (daemon,) = pids(pair.home, "mlaunch: daemon")

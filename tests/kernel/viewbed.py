@@ -24,7 +24,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from stubs.abi.mount import MNT_DETACH, MS_NODEV, MS_NOSUID, MS_PRIVATE, MS_REC, mount, umount2
+from stubs.abi.mount import (
+    MNT_DETACH,
+    MNT_FORCE,
+    MS_NODEV,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_REC,
+    mount,
+    umount2,
+)
 from stubs.abi.prctl import PR_SET_PDEATHSIG, prctl
 from stubs.home.files.policy import ExportPolicy
 from stubs.home.files.service import FileService
@@ -343,8 +352,8 @@ class Bed:
         socket.send_fds(sock, [b"f"], [fuse_fd])
         os.close(fuse_fd)
         sock.settimeout(None)
-        sock.recv(1)  # until the bed is gone
-        umount2(target, MNT_DETACH)
+        sock.recv(1)  # until the bed is gone, or the view is to be cut off
+        umount2(target, MNT_FORCE | MNT_DETACH)
 
     def _write_maps(self) -> None:
         for name, text in (
@@ -432,8 +441,9 @@ class Bed:
         os.kill(self._pids[1], signal.SIGCONT)
 
     def kill_view(self) -> None:
-        """Kill the agent as the OOM killer would."""
+        """Kill the agent as the OOM killer would; then do as pid 1 of a capsule does."""
         os.kill(self._pids[2], signal.SIGKILL)
+        self._keeper_sock.close()
 
 
 def drop_capabilities() -> None:

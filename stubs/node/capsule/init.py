@@ -3,6 +3,10 @@
 Forked by the agent before it has grown. It begins as the seed, which enters new namespaces; the
 seed's child, with the agent for its parent, is the first process of the new pid namespace and takes
 the seed's place on the socket to the agent. Whatever ends it ends every process of the capsule.
+
+When the agent has gone it cuts the view off first. A killed agent does not let go of /dev/fuse
+while a thread of it waits in the kernel for the lock of a directory, and whoever has that lock
+waits, unkillable, for an answer of the agent: nobody would ever end.
 """
 
 from __future__ import annotations
@@ -15,7 +19,16 @@ import sys
 
 from stubs.abi.calls import map_code
 from stubs.abi.libc import function
-from stubs.abi.mount import MS_NODEV, MS_NOSUID, MS_PRIVATE, MS_REC, mount
+from stubs.abi.mount import (
+    MNT_DETACH,
+    MNT_FORCE,
+    MS_NODEV,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_REC,
+    mount,
+    umount2,
+)
 from stubs.abi.prctl import PR_SET_PDEATHSIG, prctl
 from stubs.abi.sched import (
     CLONE_NEWIPC,
@@ -28,8 +41,9 @@ from stubs.abi.sched import (
     unshare,
 )
 from stubs.abi.sigaction import ALL, reset_actions, set_mask
+from stubs.abi.signalfd import read_signals, signalfd
 from stubs.link.endpoint import Endpoint
-from stubs.link.loop import Loop
+from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream
 from stubs.node.capsule.ghost import GhostProcess
 from stubs.node.capsule.root import MOUNT_POINTS, plan
@@ -38,6 +52,7 @@ from stubs.wire.messages import Done, Enter, Error, Furnish, MountView, Spawned
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
     from stubs.link.endpoint import Handler
     from stubs.wire.codec import Message
@@ -63,9 +78,10 @@ class Init:
             Furnish: self._answering(self._furnish),
         }
         self._agent = Endpoint(
-            self._loop, SocketStream(sock), self._handlers, lambda _: os._exit(0), "agent"
+            self._loop, SocketStream(sock), self._handlers, lambda _: self._leave(), "agent"
         )
-        self._root = b""
+        self._root = b""  # where the view is mounted, once it is
+        self._agent_ends = -1
 
     def run(self) -> None:
         """Serve until the agent lets go."""
@@ -96,7 +112,7 @@ class Init:
         # With CLONE_PARENT the agent is told of our end, and its end is told to us.
         if clone(CLONE_PARENT):
             os._exit(0)
-        _die_with_parent()
+        self._watch_agent()
         os.setsid()
         self._ghost = GhostProcess(self._loop, _machine_code(), self._agent)
         self._handlers.update(self._ghost.handlers())
@@ -104,18 +120,20 @@ class Init:
         mount(b"none", b"/", b"none", MS_REC | MS_PRIVATE)
         # Opened in this user namespace: the kernel mounts it in no other (fs/fuse/inode.c).
         fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        self._root = next(path for path in MOUNT_POINTS if os.path.isdir(path))
+        root = next(path for path in MOUNT_POINTS if os.path.isdir(path))
         options = (
             f"fd={fuse},rootmode=40000,user_id={message.uid},group_id={message.gid},"
             "allow_other,default_permissions"
         )
-        mount(b"mlaunch", self._root, b"fuse", MS_NOSUID | MS_NODEV, options.encode())
+        mount(b"mlaunch", root, b"fuse", MS_NOSUID | MS_NODEV, options.encode())
+        self._root = root
         self._agent.reply(self._tag, Spawned(pid), [fuse])
 
     def _furnish(self, message: Message) -> None:
         assert isinstance(message, Furnish)
         for step in plan(self._root, message.pid_max, bool(message.full_map)):
             step.execute()
+        self._root = b"/"
         # From here on an import would take home's files for ours.
         sys.path.clear()
         sys.meta_path.clear()
@@ -123,6 +141,26 @@ class Init:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         fds = [os.open("/proc", flags), os.open("/dev/pts", flags)]
         self._agent.reply(self._tag, Done(), fds)
+
+    def _watch_agent(self) -> None:
+        """Hear of the agent's end, by a signal too: its socket stays open while it cannot die."""
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        self._agent_ends = signalfd([signal.SIGTERM])
+        self._loop.watch(self._agent_ends, READ, self._agent_ended)
+
+    def _agent_ended(self, _: int) -> None:
+        # Who is in the capsule has a pid here, and may not end it with that signal.
+        if any(info.ssi_pid == 0 for info in read_signals(self._agent_ends)):
+            self._leave()
+
+    def _leave(self) -> NoReturn:
+        """Cut the view off and end, and with us everything in the capsule."""
+        try:
+            if self._root:
+                umount2(self._root, MNT_FORCE | MNT_DETACH)
+        except OSError:
+            pass  # the root of a namespace stays, but has been cut off (fuse_umount_begin)
+        os._exit(0)
 
 
 def main(sock: socket.socket) -> None:
