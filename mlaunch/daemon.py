@@ -26,7 +26,7 @@ from stubs.link import runtime
 from stubs.link.endpoint import Endpoint
 from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream
-from stubs.wire.messages import Answer, Place, Query
+from stubs.wire.messages import Answer, Ended, Place, Query
 from stubs.wire.version import VERSION
 
 if TYPE_CHECKING:
@@ -97,12 +97,17 @@ class Daemon:
             SocketStream(sock),
             {
                 Place: lambda message, tag, fds: self._placing.place(client, message, tag),
+                Ended: lambda message, tag, fds: self._placing.ended(message),
                 Query: lambda message, tag, fds: self._query(client, message, tag),
             },
-            lambda reason: self._clients.discard(client),
+            lambda reason: self._client_gone(client),
             "client",
         )
         self._clients.add(client)
+
+    def _client_gone(self, client: Endpoint) -> None:
+        self._clients.discard(client)
+        self._placing.client_gone(client)
 
     def _idle(self) -> bool:
         return not (self._placing.busy or self._clients or self._inventory.guests)

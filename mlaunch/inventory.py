@@ -302,7 +302,6 @@ class Inventory:
     def attach(self, member: Member, pid: int, sock: socket.socket) -> None:
         """Hand the socket of an mrun to the link process."""
         assert member.link is not None
-        member.reserve(pid)
         member.link.post(Attach(pid), [sock.detach()])
 
     def _report(self, member: Member, message: Report) -> None:

@@ -14,7 +14,7 @@ from mlaunch.errors import LaunchError
 from mlaunch.inventory import LOCAL, Inventory, Member
 from mlaunch.load import HomeLoad
 from mlaunch.placement import HOME, Candidate, Options, Program, rank
-from stubs.wire.messages import Place, Placed, Refused
+from stubs.wire.messages import Ended, Place, Placed, Refused
 from stubs.wire.version import VERSION
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class Placing:
         self._loop = loop
         self._inventory = inventory
         self._pending: list[Pending] = []
+        # By client: the link processes, by node, that it has a socket to.
+        self._attached: dict[Endpoint, dict[str, int]] = {}
         self._decisions: OrderedDict[int, dict[str, Any]] = OrderedDict()
 
     @property
@@ -66,7 +68,7 @@ class Placing:
         error = self._inventory.config_error
         if error is not None and not place.strict:
             # A slip in the configuration keeps no program from running.
-            client.reply(tag, Placed(HOME.encode(), str(error).encode()))
+            client.reply(tag, Placed(HOME.encode(), 0, str(error).encode()))
             return
         try:
             self._check(place)
@@ -142,13 +144,31 @@ class Placing:
             return
         reason = best.reason if best and best.name != HOME else _why_home(ranking)
         self._remember(place, member.name if member else HOME, reason, ranking)
+        sticky = 0
         if member is None:
-            pending.client.reply(pending.tag, Placed(HOME.encode(), reason.encode()))
+            pending.client.reply(pending.tag, Placed(HOME.encode(), sticky, reason.encode()))
             return
+        fds = self._attach(pending.client, member, place.pid)
+        placed = Placed(member.name.encode(), 0, reason.encode())
+        pending.client.reply(pending.tag, placed, fds)
+
+    def _attach(self, client: Endpoint, member: Member, pid: int) -> list[int]:
+        """Count a body; return a socket to the link process unless the client has got one."""
+        member.reserve(pid)
+        attached = self._attached.setdefault(client, {})
+        if attached.get(member.name) == member.pid:
+            return []
+        attached[member.name] = member.pid
         ours, theirs = socket.socketpair()
-        self._inventory.attach(member, place.pid, ours)
-        placed = Placed(member.name.encode(), reason.encode())
-        pending.client.reply(pending.tag, placed, [theirs.detach()])
+        self._inventory.attach(member, pid, ours)
+        return [theirs.detach()]
+
+    def client_gone(self, client: Endpoint) -> None:
+        """Forget what a client was given."""
+        self._attached.pop(client, None)
+
+    def ended(self, ended: Ended) -> None:
+        """Note how a program ended that was asked about."""
 
     def _rank(self, place: Place) -> list[Candidate]:
         """Return the candidates, best first."""

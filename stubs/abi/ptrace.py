@@ -18,15 +18,22 @@ PTRACE_CONT = 7
 PTRACE_GETREGS = 12
 PTRACE_SETREGS = 13
 PTRACE_DETACH = 17
+PTRACE_GETEVENTMSG = 0x4201
 PTRACE_GETSIGINFO = 0x4202
 PTRACE_SEIZE = 0x4206
 PTRACE_INTERRUPT = 0x4207
 PTRACE_LISTEN = 0x4208
 PTRACE_SETSIGMASK = 0x420B
 
+PTRACE_O_TRACEFORK = 1 << 1
+PTRACE_O_TRACEVFORK = 1 << 2
+PTRACE_O_TRACECLONE = 1 << 3
 PTRACE_O_TRACEEXEC = 1 << 4
 PTRACE_O_EXITKILL = 1 << 20
 
+PTRACE_EVENT_FORK = 1
+PTRACE_EVENT_VFORK = 2
+PTRACE_EVENT_CLONE = 3
 PTRACE_EVENT_EXEC = 4
 PTRACE_EVENT_STOP = 128
 
@@ -90,6 +97,13 @@ def poke(pid: int, address: int, data: bytes) -> None:
     for at in range(0, len(data), _WORD):
         (word,) = struct.unpack("=Q", data[at : at + _WORD].ljust(_WORD, b"\0"))
         _ptrace(PTRACE_POKETEXT, pid, address + at, word)
+
+
+def geteventmsg(pid: int) -> int:
+    """Return what an event is about: the new process of a fork, the former thread of an exec."""
+    buffer = ctypes.c_ulong()
+    _ptrace(PTRACE_GETEVENTMSG, pid, 0, ctypes.addressof(buffer))
+    return buffer.value
 
 
 def getsiginfo(pid: int) -> tuple[int, int, int]:

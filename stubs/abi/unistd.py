@@ -49,6 +49,15 @@ def close_range(first: int, last: int) -> None:
                 _close_if_open(fd)
 
 
+def knows_close_range() -> bool:
+    """Tell whether this kernel has the call: Linux 5.9 or later, and no filter that hides it."""
+    try:
+        _close_range(_ALL, _ALL, 0)
+    except OSError:
+        return False
+    return True
+
+
 def close_except(kept: Iterable[int]) -> None:
     """Close every descriptor but those `kept`."""
     first = 0

@@ -701,7 +701,8 @@ class Modes(Message):
 class Place(Message):
     """M→D: where shall this program run? Reply: Placed, with the link's socket unless at home.
 
-    `node` a name or empty; `only` names; `strict` 1: no fallback to home.
+    `node` a name or empty; `only` names; `strict` 1: no fallback to home; `top` 1: the program that
+    mrun was started for, else one that it has started, directly or not.
     """
 
     KIND = 0x100
@@ -712,14 +713,21 @@ class Place(Message):
     node: Blob
     only: Blobs
     strict: U8
+    top: U8
     argv: Blobs
 
 
 class Placed(Message):
-    """D→M: the node (`home` for home) and the reason; carries one descriptor unless home."""
+    """D→M: the node (`home` for home) and the reason.
+
+    Carries a socket to the node's link process, unless it is home or this connection has been given
+    one to the same process before. `sticky` 1: this executable stays home whatever its arguments,
+    and need not be asked about again for a while.
+    """
 
     KIND = 0x101
     node: Blob
+    sticky: U8
     reason: Blob
 
 
@@ -748,6 +756,26 @@ class FdClosed(Message):
     KIND = 0x104
     body: U32
     fd: I32
+
+
+class Ended(Message):
+    """M→D posted: a program that was asked about has ended, at home or (`away` 1) on its node.
+
+    Times in us, memory in KiB; `children` that it started, directly or not, and `peak` of them at
+    once (both 0 for a body, whose children home does not see); the rest as in Exited.
+    """
+
+    KIND = 0x105
+    pid: U32
+    away: U8
+    cpu_us: U64
+    wall_us: U64
+    maxrss_kib: U64
+    children: U32
+    peak: U32
+    round_trips: U32
+    bytes_to_node: U64
+    bytes_to_home: U64
 
 
 class Query(Message):

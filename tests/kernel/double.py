@@ -19,6 +19,7 @@ from stubs.link.stream import SocketStream
 from stubs.wire.messages import (
     SCOPE_GROUP,
     Continued,
+    Ended,
     Error,
     Exited,
     FdClosed,
@@ -196,7 +197,10 @@ class Double:
         client = Endpoint(
             self.loop,
             SocketStream(sock),
-            {Place: lambda message, tag, fds: self._place(client, message, tag)},
+            {
+                Place: lambda message, tag, fds: self._place(client, message, tag),
+                Ended: lambda message, tag, fds: self.log(repr(message)),
+            },
             lambda reason: None,
             "mrun",
         )
@@ -207,13 +211,13 @@ class Double:
         if node == "nobody":
             client.reply(tag, Refused(125, b"no node nobody", b"to add it: do so"))
         elif node == "none":
-            client.reply(tag, Placed(b"home", b"no node can be used"))
+            client.reply(tag, Placed(b"home", 0, b"no node can be used"))
         elif node == "waiting":
             return
         else:
             ours, theirs = socket.socketpair()
             Guest(self, ours, node)
-            client.reply(tag, Placed(b"double", b"asked for"), [theirs.detach()])
+            client.reply(tag, Placed(b"double", 0, b"asked for"), [theirs.detach()])
 
 
 if __name__ == "__main__":

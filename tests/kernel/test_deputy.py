@@ -51,7 +51,7 @@ def test_a_deputy_has_no_descriptors_and_keeps_its_face(launch: Launch) -> None:
     os.close(write_end)
     assert str(read_end) in os.listdir(f"/proc/{tracee.pid}/fd")
     deputy = Deputy(tracee)
-    assert os.listdir(f"/proc/{deputy.pid}/fd") == []
+    wait_until(lambda: not os.listdir(f"/proc/{deputy.pid}/fd"), "a deputy without descriptors")
     assert Path(f"/proc/{deputy.pid}/cmdline").read_bytes() == b"sleep\x00100\0"
     assert os.path.samefile(f"/proc/{deputy.pid}/exe", "/usr/bin/sleep")
     wait_until(lambda: state_of(deputy.pid) == "S", "a deputy that pauses")

@@ -43,8 +43,8 @@ class Program:
 class Capture:
     """A program ready to be sent: the message, and our copies of its descriptors."""
 
-    def __init__(self, program: Program, mask: int, terminal: Terminal | None) -> None:
-        """Take everything. `mask` is what the program is to find blocked.
+    def __init__(self, program: Program, mask: int | None, terminal: Terminal | None) -> None:
+        """Take everything. `mask` is what the program is to find blocked; None: what it has now.
 
         Raises ImmovableError, and OSError when the process has been killed meanwhile.
         """
@@ -63,7 +63,7 @@ class Capture:
             sid=stat.session,
             umask=int(status["Umask"], 8),
             nice=stat.nice,
-            blocked=mask,
+            blocked=int(status["SigBlk"], 16) if mask is None else mask,
             ignored=int(status["SigIgn"], 16),
             cwd_id=0,
             rows=terminal.rows if terminal else 0,

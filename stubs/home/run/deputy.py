@@ -4,6 +4,7 @@ It was the program until its first instruction; then a few bytes are written ove
 close every descriptor, pause for ever. It keeps pid, parent, process group and command line.
 Signals sent to it show as ptrace stops: they are kept from it and handed to the session, which
 forwards them. What becomes of the body becomes of the deputy: stopped, continued, exited, killed.
+Some of these wait for the deputy to run for a moment: a system call of its, its stop, its end.
 
 It never leaves a core file: that would be of the wrong program, written over the body's own, which
 arrives through the home view.
@@ -18,6 +19,7 @@ import signal
 from stubs.abi import ptrace
 from stubs.abi.prctl import PR_SET_DUMPABLE
 from stubs.abi.signalfd import SI_KERNEL, sigset
+from stubs.abi.unistd import knows_close_range
 from stubs.abi.x86_64 import (
     NR_close,
     NR_close_range,
@@ -49,13 +51,23 @@ else:
 _PAGE = 4096
 _STOP_SIGNALS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
-# Where things are in the entry page: one system call and a breakpoint (8 bytes), the loop, a struct
-# kernel_sigaction that says SIG_DFL (32 zero bytes).
+# Where things are in the entry page: one system call and a breakpoint (8 bytes), the loop, what it
+# begins with, a struct kernel_sigaction that says SIG_DFL (32 zero bytes).
 _LOOP_AT = 8
+_BEGIN_AT = 24
 _SIGACTION_AT = 64
 
 # mov eax, 34; syscall; jmp back to the mov, since pause(2) returns -EINTR in eax.
 _LOOP = b"\xb8" + NR_pause.to_bytes(4, "little") + b"\x0f\x05\xeb\xf7"
+
+# xor edi, edi; mov esi, 0xffffffff; xor edx, edx; mov eax, 436; syscall; jmp to the loop: give up
+# all descriptors, since the home ends of streams must see who else has them open.
+_BEGIN = (
+    b"\x31\xff\xbe\xff\xff\xff\xff\x31\xd2\xb8"
+    + NR_close_range.to_bytes(4, "little")
+    + b"\x0f\x05\xeb"
+    + (_LOOP_AT - _BEGIN_AT - 18 & 0xFF).to_bytes(1, "little")
+)
 
 # The breakpoint's own signal must get through while we have the deputy make calls.
 _DURING_CALLS = ALL_SIGNALS & ~sigset([signal.SIGTRAP])
@@ -73,9 +85,15 @@ class Deputy:
         self._passing: set[int] = set()  # signals of ours that are meant for the deputy itself
         # The whole page of the entry point is ours: the program will not run here.
         self._page = ptrace.getregs(self.pid)["rip"] & -_PAGE
-        ptrace.setsigmask(self.pid, _DURING_CALLS)
         ptrace.poke(self.pid, self._page + _LOOP_AT, _LOOP)
-        self._close_descriptors()
+        if knows_close_range():
+            ptrace.poke(self.pid, self._page + _BEGIN_AT, _BEGIN)
+            self._jump(_BEGIN_AT)
+        else:
+            ptrace.setsigmask(self.pid, _DURING_CALLS)
+            for name in os.listdir(f"/proc/{self.pid}/fd"):
+                self._call(NR_close, int(name))
+            self._jump(_LOOP_AT)
         # A blocked signal would never show.
         ptrace.setsigmask(self.pid, 0)
         ptrace.cont(self.pid)
@@ -96,6 +114,18 @@ class Deputy:
         except ProcessLookupError:
             # Killed between the stop and our answer; the next SIGCHLD brings its status.
             pass
+        return self.drain()
+
+    def take(self, stop: Stop) -> list[Arrival]:
+        """Answer a stop that somebody else has waited for; return the signals that it shows.
+
+        ProcessLookupError when it was killed meanwhile.
+        """
+        self._handle(stop)
+        return self.drain()
+
+    def drain(self) -> list[Arrival]:
+        """Return the signals that were seen while something else was waited for."""
         arrivals, self._arrivals = self._arrivals, []
         return arrivals
 
@@ -204,12 +234,16 @@ class Deputy:
         """
         code = b"\xb8" + number.to_bytes(4, "little") + b"\x0f\x05\xcc"
         ptrace.poke(self.pid, self._page, code)
+        self._jump(0, *args)
+        ptrace.cont(self.pid)
+
+    def _jump(self, at: int, *args: int) -> None:
+        """Have it go on at that place of the page, with these arguments of a system call."""
         regs = ptrace.getregs(self.pid)
         regs.update(zip(("rdi", "rsi", "rdx", "r10"), args))
-        regs["rip"] = self._page
+        regs["rip"] = self._page + at
         regs["orig_rax"] = -1
         ptrace.setregs(self.pid, regs)
-        ptrace.cont(self.pid)
 
     def _call(self, number: int, *args: int) -> int:
         """Return what the system call returns to it, an errno as a negative number."""
@@ -225,14 +259,6 @@ class Deputy:
                     return result - (1 << 64) if result >> 63 else result
             # SIGSTOP, which cannot be blocked, or a SIGTRAP that was sent: for the session.
             self._handle(stop)
-
-    def _close_descriptors(self) -> None:
-        """Give up its descriptors: the home ends of streams must see who else has them open."""
-        if self._call(NR_close_range, 0, 0xFFFFFFFF, 0) == 0:
-            return
-        # Linux before 5.9, or a seccomp filter that does not know the call.
-        for name in os.listdir(f"/proc/{self.pid}/fd"):
-            self._call(NR_close, int(name))
 
     def _die_by(self, signo: int) -> None:
         if signo == signal.SIGKILL:

@@ -1,16 +1,18 @@
 """A session: one mrun from its start to its end.
 
-Launch the program traced; ask the daemon where it shall run; capture it, start its body there,
-make the process at home the deputy, and keep both in step until the body ends. Whatever speaks
-against a node is found out before the program has run an instruction: it is then started at home
-instead (stubs.home.run.athome), and the process that stood ready is killed, having done nothing.
+Launch the program traced, and with it all that it starts (stubs.home.run.tree). Whatever is
+exec'ed stands before its first instruction until it is decided where it runs
+(stubs.home.run.departing): it goes on at home, or becomes the deputy of a body on a node. The
+program that mrun was started for is mrun's face to the user (stubs.home.run.front): mrun stops,
+goes on and ends as it does.
+
+A program that cannot be traced at all is exec'ed by mrun itself (stubs.home.run.athome).
 
 One thread. mrun blocks all signals and reads them from a signalfd.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -18,52 +20,37 @@ import time
 
 from stubs.abi.signalfd import read_signals, signalfd, sigset
 from stubs.home.run import athome, launch
-from stubs.home.run.asking import Question
-from stubs.home.run.capture import Capture, Program, Terminal
-from stubs.home.run.deputy import Deputy
+from stubs.home.run.departing import Departing
+from stubs.home.run.departure import Departure, Wish, traces_others
 from stubs.home.run.ending import STOP_SIGNALS, end_as, exit_status, stop_self
 from stubs.home.run.errors import FAILED, MrunError, say
+from stubs.home.run.front import Front
 from stubs.home.run.inherited import ImmovableError
 from stubs.home.run.options import HOME
 from stubs.home.run.receipt import Receipt
-from stubs.home.run.remote import Remote
 from stubs.home.run.signals import is_fatal
-from stubs.home.run.tracer import Tracee
-from stubs.link import runtime
-from stubs.link.endpoint import Endpoint
+from stubs.home.run.tree import Task, Tree
 from stubs.link.loop import READ, Loop
-from stubs.link.stream import SocketStream
-from stubs.wire.messages import Error, Spawned, Start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
+    from resource import struct_rusage
     from typing import NoReturn
 
     from stubs.abi.signalfd import signalfd_siginfo
+    from stubs.home.run.body import Body
     from stubs.home.run.launch import Given
     from stubs.home.run.options import Options
-    from stubs.wire.codec import Message
-
-# A first daemon has paramiko to load, on a machine that may be busy.
-DAEMON_SECONDS = 20.0
-
-# How often a body that had not started goes elsewhere when its node is lost.
-_OTHER_NODES = 2
 
 
-class Stay(Exception):  # noqa: N818  # a decision, not an error
-    """The program runs at home; the text says why."""
+class Untraced(Exception):  # noqa: N818  # a decision, not an error
+    """The program runs at home, not traced, as if there were no mrun; the text says why."""
 
     def __init__(self, reason: str, wanted: bool = False) -> None:
-        """`wanted`: as it was asked for, or as the daemon thinks best, not for want of a node."""
+        """`wanted`: there is no other way for this program, rather than no node for it."""
         super().__init__(reason)
         self.reason = reason
         self.wanted = wanted
-
-
-class NodeLost(Stay):
-    """The link was lost before the body had started: another node may do."""
 
 
 class Interrupted(Exception):  # noqa: N818  # nothing went wrong
@@ -73,10 +60,6 @@ class Interrupted(Exception):  # noqa: N818  # nothing went wrong
         """Keep the signal."""
         super().__init__(signo)
         self.signo = signo
-
-
-class KilledEarly(Exception):  # noqa: N818  # somebody meant it
-    """The program was killed while it stood before its first instruction."""
 
 
 def run(options: Options) -> NoReturn:
@@ -100,18 +83,6 @@ def run(options: Options) -> NoReturn:
     end_as(status)
 
 
-class Departure:
-    """A program that is ready to leave, and where to."""
-
-    def __init__(self, tracee: Tracee, program: Program, capture: Capture) -> None:
-        """Begin without a node."""
-        self.tracee = tracee
-        self.program = program
-        self.capture = capture
-        self.node = ""
-        self.reason = ""
-
-
 class Session:
     """One mrun."""
 
@@ -121,28 +92,36 @@ class Session:
         self._given = given
         self._receipt = receipt
         self._name = os.fsdecode(os.path.basename(options.argv[0]))
-        self._remote: Remote | None = None
-        self._starting = False
+        self._began = time.monotonic()
         self._early: list[signalfd_siginfo] = []  # signals for the program, once it runs
+        self._running = False  # the program, at home or on a node
+        self._status: int | None = None  # of the program, as wait4(2) has it
+        self._error: MrunError | None = None  # what mrun has to say in the end
+        self._reason = ""  # why the program runs at home
         self._loop: Loop
         self._signals: int
+        self._tree: Tree
+        self._top: Task
+        self._front: Front
+        self._departing: Departing
 
     def run(self) -> int:
         """Return the wait4(2) status of the program, or become it; MrunError when mrun fails."""
         try:
-            return self._elsewhere()
+            return self._traced()
         except launch.ExecError as error:
             raise MrunError(os.fsdecode(error.text), status=error.status) from None
-        except Stay as stay:
-            if not stay.wanted and not self._options.fallback:
-                raise MrunError(f"{self._name} cannot run on a node: {stay.reason}") from None
-            return self._at_home(stay.reason)
+        except Untraced as untraced:
+            if not untraced.wanted and not self._options.fallback:
+                reason = f"{self._name} cannot run on a node: {untraced.reason}"
+                raise MrunError(reason) from None
+            return self._untraced(untraced.reason)
 
     def _tell(self, text: str) -> None:
         if self._options.verbose:
             say(text)
 
-    def _at_home(self, reason: str) -> int:
+    def _untraced(self, reason: str) -> int:
         self._tell(f"{self._name} runs at home: {reason}")
         for info in self._early:
             # Blocked until the program's own mask is set: pending again.
@@ -156,163 +135,192 @@ class Session:
         self._receipt.add_home(pid, self._options.argv, cpu_s, reason)
         return status
 
-    # on a node
+    # traced
 
-    def _elsewhere(self) -> int:
-        if self._options.node == HOME:
-            raise Stay("asked for", wanted=True)
-        daemon = self._find_daemon()
+    def _traced(self) -> int:
+        if launch.in_capsule():
+            raise Untraced("this is a node already", wanted=True)
         try:
             self._loop = Loop()
             self._signals = signalfd(signal.valid_signals())
             self._loop.watch(self._signals, READ, self._on_signals)
-            tracee = self._launch()
+            self._top = self._launch()
         except OSError as error:
-            raise Stay(f"it cannot be traced: {error.strerror}") from error
+            raise Untraced(f"it cannot be traced: {error.strerror}") from error
         try:
-            return self._see_through(*self._depart(tracee, daemon))
+            self._begin()
+            while not self._over:
+                self._loop.turn()
+            self._tree.let_go()
         except Interrupted as interrupted:
             return interrupted.signo
-        except KilledEarly:
-            tracee.kill()
-            return tracee.status or 0
         finally:
-            tracee.kill()
+            self._top.kill()
+        if self._error is not None:
+            raise self._error
+        assert self._status is not None
+        return self._status
 
-    def _depart(self, tracee: Tracee, daemon: socket.socket) -> tuple[Remote, Departure]:
-        """Start the body on the node that the daemon names, or on another if that one is lost."""
-        for _ in range(_OTHER_NODES):
-            departure, connection = self._prepare(tracee, daemon)
-            try:
-                return self._start(departure, connection), departure
-            except NodeLost as lost:
-                # The program is whole still, and the daemon hears of the loss as soon as we do.
-                self._tell(lost.reason)
-                daemon = self._find_daemon()
-        departure, connection = self._prepare(tracee, daemon)
-        return self._start(departure, connection), departure
+    @property
+    def _over(self) -> bool:
+        """Whether there is nothing more to wait for: the program has ended, and so have bodies."""
+        if self._error is not None and not self._running:
+            return True
+        return self._status is not None and not self._departing.busy
 
-    def _find_daemon(self) -> socket.socket:
-        try:
-            connection = runtime.try_connect()
-            if connection is None:
-                if launch.in_capsule():
-                    raise Stay("this is a node already", wanted=True)
-                connection = runtime.connect(DAEMON_SECONDS)
-        except OSError as error:
-            raise Stay(f"no home daemon: {error}") from error
-        return connection
-
-    def _launch(self) -> Tracee:
+    def _launch(self) -> Task:
         """Return the program, stopped before its first instruction."""
         child = launch.Child(self._options.argv, self._given)
         try:
-            tracee = Tracee(child.pid)
+            task = Task(child.pid, born=False)
         except PermissionError as error:
             child.abandon()
-            raise Stay("it cannot be traced: ptrace(2) is not permitted here") from error
+            raise Untraced("it cannot be traced: ptrace(2) is not permitted here") from error
         child.release(traced=True)
-        exists = tracee.wait_exec()
+        exists = task.wait_exec()
         failed = child.failure()
         if not exists:
             raise failed or MrunError(f"{self._name} was killed before it began")
-        return tracee
+        return task
 
-    def _prepare(self, tracee: Tracee, daemon: socket.socket) -> tuple[Departure, socket.socket]:
-        """Return the program captured, with a node found for it, and its link process's socket."""
+    def _begin(self) -> None:
+        """Have it decided where the program runs."""
+        top, options = self._top, self._options
+        self._tree = Tree(self._executed, self._ended, self._delivered, self._stopped)
+        self._departing = Departing(
+            self._loop, self._tree, self._receipt, options, self._decided, self._body_ended
+        )
+        self._front = Front(self._loop, top, self._look, self._departing.flush)
+        top.deciding = True
+        self._tree.add(top)
         try:
-            departure, question = self._capture(tracee, daemon)
+            if traces_others(os.readlink(f"/proc/{top.pid}/exe".encode())):
+                raise Untraced("it cannot be moved: it traces others", wanted=True)
+            if top.gains_privileges():
+                raise Untraced("it cannot be moved: it changes its user, group or capabilities")
+            wish = Wish(options.node, options.only, not options.fallback, top=True)
+            departure = Departure(top, wish)
         except ImmovableError as error:
-            raise Stay(f"it cannot be moved: {error}") from error
+            raise Untraced(f"it cannot be moved: {error}") from error
         except OSError as error:
-            if tracee.is_dying():
-                raise KilledEarly from error
-            raise Stay(f"it cannot be captured: {error.strerror}") from error
-        try:
-            departure.node, departure.reason, connection = question.wait()
-        except ConnectionError as error:
-            raise Stay(f"no home daemon: {error}") from error
-        if connection is None:
-            raise Stay(departure.reason, wanted=True)
-        self._tell(f"{self._name} runs on {departure.node}: {departure.reason}")
-        return departure, connection
-
-    def _capture(self, tracee: Tracee, daemon: socket.socket) -> tuple[Departure, Question]:
-        """Ask the daemon, and capture the program while it thinks; OSError, ImmovableError."""
-        if tracee.is_32bit():
-            raise ImmovableError("it is not a 64-bit program")
-        if tracee.gains_privileges():
-            raise ImmovableError("it changes its user, its group or its capabilities")
-        program = Program(tracee.pid)
-        question = Question(self._loop, daemon, self._options, program)
-        terminal = Terminal.controlling()
-        try:
-            capture = Capture(program, sigset(self._given.mask), terminal)
-        except BaseException:
-            question.close()
-            raise
-        return Departure(tracee, program, capture), question
-
-    def _start(self, departure: Departure, connection: socket.socket) -> Remote:
-        """Start the body; Stay when the node refuses it."""
-        verbose = self._options.verbose
-        remote = Remote(self._loop, self._read_signals, departure.node, self._name, verbose)
-        stream = SocketStream(connection)
-        link = Endpoint(self._loop, stream, remote.handlers(), remote.link_lost, "the link process")
-        replies: list[Message] = []
-
-        def started(reply: Message) -> None:
-            # At once: the next message may say already that the body has stopped.
-            if isinstance(reply, Spawned):
-                remote.begin(link, Deputy(departure.tracee), departure.capture.terminal)
-            replies.append(reply)
-
-        self._starting = True
-        capture = departure.capture
-        link.request(Start(capture.spawn.encode()), started, capture.fds)
-        try:
-            while not replies:
-                self._loop.turn()
-        except ProcessLookupError as error:
-            raise KilledEarly from error
-        (reply,) = replies
-        if isinstance(reply, Error):
-            text = reply.text.decode(errors="replace")
-            if reply.errno == errno.EIO:
-                raise NodeLost(f"{departure.node} is lost: {text}")
-            raise Stay(f"the node refuses it: {text}")
-        return remote
-
-    def _see_through(self, remote: Remote, departure: Departure) -> int:
-        """Keep deputy and body in step to their end; return the status."""
-        began = time.monotonic()
-        self._remote = remote
-        launch.let_go_of_streams()
-        remote.on_signals()
-        while not remote.ended:
-            self._loop.turn()
-        wall_s = time.monotonic() - began
-        argv, node, why = departure.program.argv, departure.node, departure.reason
-        if remote.exited is not None:
-            self._receipt.add_body(argv, node, wall_s, why, remote.exited)
+            if top.is_dying():
+                self._status = top.status
+                return
+            raise Untraced(f"it cannot be captured: {error.strerror}") from error
+        if options.node == HOME:
+            self._stays(departure, "asked for", True)
         else:
-            self._receipt.add_lost(departure.program.pid, argv, node, wall_s, why)
-        return remote.finish()
+            self._departing.begin(departure, sigset(self._given.mask))
+
+    # what becomes of the program
+
+    def _decided(self, departure: Departure, body: Body | None, error: MrunError | None) -> None:
+        """Hear where a program runs: as that body, else at home, else not at all."""
+        if departure.task is not self._top:
+            if body is None:
+                self._tree.go_on(departure.task)
+            return
+        if error is not None:
+            self._error = error
+        elif body is None:
+            self._stays(departure, departure.reason, departure.wanted_home)
+        else:
+            assert departure.capture is not None
+            self._running = True
+            self._front.take_body(body, departure.capture.terminal, self._options.verbose)
+            launch.let_go_of_streams()
+            self._look()
+
+    def _stays(self, departure: Departure, reason: str, wanted: bool) -> None:
+        """Have the program run at home, traced, so that what it starts can be placed."""
+        if not wanted and not self._options.fallback:
+            self._error = MrunError(f"{self._name} cannot run on a node: {reason}")
+            return
+        self._tell(f"{self._name} runs at home: {reason}")
+        self._reason = reason
+        self._running = True
+        launch.let_go_of_streams()
+        for info in self._early:
+            os.kill(self._top.pid, info.ssi_signo)
+        self._early.clear()
+        self._departing.go_on(self._top, sigset(self._given.mask))
+
+    def _body_ended(self, body: Body) -> None:
+        """Have the program end as its body did."""
+        if body.departure.task is not self._top:
+            return
+        if body.lost is not None:
+            self._front.restore_terminal()
+            self._error = MrunError(
+                f"node {body.departure.node} was lost ({body.lost}); {self._name} was running there"
+            )
+            self._running = False
+        self._status = self._top.status
+        exited = body.exited
+        if exited is not None:
+            self._status = exited.status
+            if exited.errno:
+                path, why = os.fsdecode(exited.path), os.strerror(exited.errno)
+                self._error = MrunError(
+                    f"{path}: {why}: a write of {self._name} failed after it was done"
+                )
+        elif self._status is None:
+            self._status = signal.SIGKILL
+
+    # tracees
+
+    def _executed(self, task: Task) -> None:
+        self._departing.consider(task)
+
+    def _delivered(self, task: Task, signo: int) -> None:
+        if task is self._top:
+            self._front.delivered(signo)
+
+    def _stopped(self, task: Task, signo: int) -> None:
+        if task is self._top:
+            self._front.stopped(signo)
+
+    def _ended(self, task: Task, status: int, usage: struct_rusage) -> None:
+        cpu_s = usage.ru_utime + usage.ru_stime
+        self._departing.ended(task, cpu_s, usage.ru_maxrss)
+        if task is self._top and task.body is None:
+            self._status = status
+            self._receipt.add_home(task.pid, self._options.argv, cpu_s, self._reason)
 
     # signals
 
     def _on_signals(self, _: int) -> None:
-        if self._remote is not None:
-            self._remote.on_signals()
-            return
-        for info in read_signals(self._signals):
-            self._before_the_body(info)
+        self._look()
 
-    def _read_signals(self) -> list[signalfd_siginfo]:
-        early, self._early = self._early, []
-        return early + read_signals(self._signals)
+    def _look(self) -> None:
+        """Deal with what tracees and signals have to tell.
 
-    def _before_the_body(self, info: signalfd_siginfo) -> None:
+        The tree is asked first, and once more after a SIGCHLD, which may be for a stop since.
+        """
+        infos: list[signalfd_siginfo] = []
+        latest: list[signalfd_siginfo] | None = None
+        while latest is None or any(info.ssi_signo == signal.SIGCHLD for info in latest):
+            self._tree.poll()
+            latest = read_signals(self._signals)
+            infos += [info for info in latest if info.ssi_signo != signal.SIGCHLD]
+        if self._running:
+            early, self._early = self._early, []
+            self._front.settle(early + infos)
+        else:
+            for info in infos:
+                self._before_it_runs(info)
+        if self._status is not None:
+            self._after_its_end(infos)
+
+    def _after_its_end(self, infos: list[signalfd_siginfo]) -> None:
+        """End at once by a signal that comes while only bodies in the background are left."""
+        if any(
+            is_fatal(info.ssi_signo) and not self._given.is_ignored(info.ssi_signo)
+            for info in infos
+        ):
+            self._departing.abandon()
+
+    def _before_it_runs(self, info: signalfd_siginfo) -> None:
         """Do to mrun what a signal would do to the program, which cannot act yet.
 
         Once its start is under way, or if it will find the signal blocked, it has it later.
@@ -320,7 +328,7 @@ class Session:
         signo = info.ssi_signo
         if signo == signal.SIGCHLD:
             return  # the tracee stopped, or ended: whoever waits for it sees that
-        if self._starting or signo in self._given.mask:
+        if signo in self._given.mask or self._departing.is_starting(self._top):
             self._early.append(info)
         elif self._given.is_ignored(signo):
             return

@@ -1,0 +1,203 @@
+"""A body on a node as mrun sees it, and the deputy that stands for it at home, kept in step.
+
+From `Spawned` to the body's end. What the body does, the deputy does: stop, go on, end. What home
+does to the deputy reaches the body: signals, once each, and death. If it is the program that mrun
+was started for, mrun itself is in step, too (stubs.home.run.front).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from stubs.abi.signalfd import SI_KERNEL
+from stubs.home.run.ending import STOP_SIGNALS
+from stubs.home.run.errors import say
+from stubs.wire.messages import (
+    SCOPE_GROUP,
+    SCOPE_PROCESS,
+    Continued,
+    Exited,
+    FdClosed,
+    Kill,
+    Lost,
+    Signal,
+    Stopped,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stubs.home.run.departure import Departure
+    from stubs.home.run.deputy import Arrival, Deputy
+    from stubs.home.run.tracer import Stop
+    from stubs.link.loop import Loop, Timer
+    from stubs.wire.codec import Message
+
+# How long to wait for the end of a body that has been killed, before mrun goes all the same.
+KILLED_SECONDS = 5.0
+
+# A stop that crossed a SIGCONT on its way: so long the news that the body goes on may take.
+CROSSING_SECONDS = 0.5
+
+
+class Body:
+    """One body that runs on a node, until `ended`."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        post: Callable[[Message], None],
+        deputy: Deputy,
+        departure: Departure,
+        on_end: Callable[[Body], None],
+    ) -> None:
+        """`post` sends to the link process; `on_end` is called once, when `ended`."""
+        self.pid = deputy.pid
+        self.deputy = deputy
+        self.departure = departure
+        self.began = time.monotonic()
+        self.exited: Exited | None = None
+        self.lost: str | None = None  # why its node was lost
+        self.abandoned = False  # the deputy was killed, and nothing was heard of the body since
+        # What to do instead when the deputy gets a signal, when the body is stopped (return whether
+        # somebody will continue it), and when it has closed a descriptor.
+        self.on_arrival: Callable[[Arrival], None] = self._arrived
+        self.on_stopped: Callable[[int], bool] = lambda signo: True
+        self.on_fd_closed: Callable[[int], None] = lambda fd: None
+        self._loop = loop
+        self._post = post
+        self._on_end = on_end
+        self._continuing = False
+        self._stopping: Timer | None = None
+        self._killed = False
+        self._failure: int | None = None
+        self._handlers: dict[type[Message], Callable[..., None]] = {
+            Stopped: self._stopped,
+            Continued: self._continued,
+            Exited: self._exited,
+            Lost: self._lost,
+            FdClosed: lambda message: self.on_fd_closed(message.fd),
+            Signal: self._signal_group,
+        }
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to wait for."""
+        return self.exited is not None or self.lost is not None or self.abandoned
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self.began
+
+    def take(self, message: Message) -> None:
+        """Handle what the link process says of it."""
+        self._handlers[type(message)](message)
+
+    def link_lost(self, reason: str) -> None:
+        """Note that the link process is gone."""
+        if not self.ended:
+            self.lost = reason
+            self._on_end(self)
+
+    # the deputy
+
+    def deputy_stopped(self, stop: Stop) -> None:
+        """Handle a ptrace stop of the deputy."""
+        for arrival in self.deputy.take(stop):
+            self.on_arrival(arrival)
+
+    def drain(self) -> None:
+        """Handle what the deputy was seen to get while something else was waited for."""
+        for arrival in self.deputy.drain():
+            self.on_arrival(arrival)
+
+    def deputy_died(self) -> None:
+        """Kill the body: somebody has killed its deputy."""
+        if not self._killed and not self.ended:
+            self._killed = True
+            self._post(Kill(self.pid))
+            self._loop.call_later(KILLED_SECONDS, self._give_up)
+
+    def fail(self, status: int) -> None:
+        """Have the deputy end with that wait4(2) status, whatever the body did."""
+        self._failure = status
+
+    def end_deputy(self) -> None:
+        """Have the deputy end as the body did; killed, if that is not known."""
+        if self._failure is not None:
+            self.deputy.end(self._failure)
+        elif self.exited is not None:
+            self.deputy.end(self.exited.status)
+        else:
+            self.deputy.kill()
+
+    # to the body
+
+    def forward(self, signo: int, scope: int) -> None:
+        """Send it a signal that came at home."""
+        if signo == signal.SIGCONT:
+            self._continuing = True
+            # If it was sent to mrun alone, the deputy has not heard of it.
+            self.deputy.go_on()
+        self._post(Signal(self.pid, signo, scope))
+
+    def post(self, message: Message) -> None:
+        """Send something else about it to the link process."""
+        self._post(message)
+
+    def _arrived(self, arrival: Arrival) -> None:
+        scope = SCOPE_GROUP if arrival.code == SI_KERNEL else SCOPE_PROCESS
+        self.forward(arrival.signo, scope)
+
+    # from the body
+
+    def _stopped(self, message: Stopped) -> None:
+        if self._continuing:
+            # Had we stopped now, nobody would continue us: that was done before.
+            self._stopping = self._loop.call_later(
+                CROSSING_SECONDS, lambda: self._stop(message.signo)
+            )
+        else:
+            self._stop(message.signo)
+
+    def _stop(self, signo: int) -> None:
+        self._continuing = False
+        self._stopping = None
+        self.deputy.stop(signo)
+        self.drain()
+        if not self.on_stopped(signo):
+            self.forward(signal.SIGCONT, SCOPE_GROUP)
+
+    def _continued(self, _: Continued) -> None:
+        self._continuing = False
+        if self._stopping is not None:
+            self._stopping.cancel()
+            self._stopping = None
+        self.deputy.go_on()
+
+    def _exited(self, message: Exited) -> None:
+        if not self.ended:
+            self.exited = message
+            self._on_end(self)
+
+    def _lost(self, message: Lost) -> None:
+        self.link_lost(message.reason.decode(errors="replace"))
+
+    def _signal_group(self, message: Signal) -> None:
+        # What a terminal does to a process group that reads it from the background.
+        if message.signo in STOP_SIGNALS:
+            try:
+                os.killpg(os.getpgid(self.pid), message.signo)
+            except ProcessLookupError:
+                pass  # the deputy has just been killed
+        else:
+            say(f"the link process asks for signal {message.signo}: ignored")
+
+    def _give_up(self) -> None:
+        if not self.ended:
+            self.abandoned = True
+            self._on_end(self)

@@ -1,0 +1,318 @@
+"""Departures: where each program of the tree runs, from its exec to its end.
+
+`consider` sees every exec. Most programs go on at once (they are known to stay home); of the others
+the daemon is asked, and what goes is captured and sent to its node, while its process stands
+still; the loop serves all the others meanwhile. Until the body runs the process is whole: whatever
+speaks against the node lets it go on at home.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from stubs.abi import ptrace
+from stubs.home.run.body import Body
+from stubs.home.run.capture import Terminal
+from stubs.home.run.departure import Departure, Wish, traces_others
+from stubs.home.run.deputy import Deputy
+from stubs.home.run.ending import exit_status
+from stubs.home.run.errors import FAILED, MrunError, say
+from stubs.home.run.inherited import ImmovableError
+from stubs.home.run.links import Links, was_lost
+from stubs.home.run.placements import Placements, text_of
+from stubs.home.run.proc import read_stat
+from stubs.wire.messages import Ended, Error, Kill, Placed, Refused, Spawned
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from stubs.home.run.options import Options
+    from stubs.home.run.receipt import Receipt
+    from stubs.home.run.tree import Task, Tree
+    from stubs.link.loop import Loop
+    from stubs.wire.codec import Message
+
+    # Called with the departure, and its body unless it stays home, or what is wrong.
+    Decided = Callable[[Departure, "Body | None", "MrunError | None"], None]
+
+# How often a body that had not started goes elsewhere when its node is lost.
+OTHER_NODES = 2
+
+
+class Departing:
+    """All programs of one mrun."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        tree: Tree,
+        receipt: Receipt,
+        options: Options,
+        decided: Decided,
+        body_ended: Callable[[Body], None],
+    ) -> None:
+        """`decided` is told of every departure, `body_ended` of every end of a body."""
+        self._loop = loop
+        self._tree = tree
+        self._receipt = receipt
+        self._options = options
+        self._decided = decided
+        self._body_ended = body_ended
+        self._tty = read_stat(os.getpid()).tty
+        self._placements = Placements(loop)
+        self._links = Links(loop, self._placements.start_anew)
+        self._masks: dict[int, int] = {}  # by pid: what the program mrun was started for may block
+        self._starting: set[int] = set()  # pids for which a node has been asked
+        self._bodies: dict[int, Body] = {}
+        self._exes: dict[int, bytes] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether there are bodies, or programs that may become some."""
+        return bool(self._bodies or self._starting)
+
+    def is_starting(self, task: Task) -> bool:
+        """Tell whether a node has been asked to run the program: what comes now is for the body."""
+        return task.pid in self._starting
+
+    def flush(self) -> None:
+        """Send what has gathered, before mrun itself stands still."""
+        self._links.flush()
+        self._placements.flush()
+
+    def abandon(self) -> None:
+        """Wait for no body any more: they end with mrun."""
+        self._bodies.clear()
+        self._starting.clear()
+
+    # an exec
+
+    def consider(self, task: Task) -> None:
+        """Let a program that has just been exec'ed go on, or see whether it should go elsewhere."""
+        try:
+            exe = os.readlink(f"/proc/{task.pid}/exe".encode())
+            if traces_others(exe):
+                self._tree.detach(task)
+                return
+            if task.gains_privileges():
+                self._tree.forget(task)
+                task.exec_untraced()
+                return
+            self._exes[task.pid] = exe
+            if self._placements.stays(exe):
+                self._tree.go_on(task)
+                return
+            self.begin(Departure(task, Wish(only=self._options.only)), None)
+        except (ImmovableError, OSError):
+            # What has been killed, or cannot be looked into, is nobody's to move either.
+            self._tree.go_on(task)
+
+    def begin(self, departure: Departure, mask: int | None) -> None:
+        """Ask where a program shall run; `mask` if it finds other signals blocked than now."""
+        task = departure.task
+        if mask is not None:
+            self._masks[task.pid] = mask
+
+        def answered(answer: Message, sock: socket.socket | None) -> None:
+            self._placed(departure, answer, sock)
+
+        exe = self._exes.get(task.pid, departure.program.exe)
+        try:
+            self._placements.ask(departure, exe, answered)
+        except OSError as error:
+            self._stay(departure, f"no home daemon: {error}")
+
+    def _placed(self, departure: Departure, answer: Message, sock: socket.socket | None) -> None:
+        if isinstance(answer, Refused):
+            text = answer.text.decode(errors="replace")
+            hint = answer.hint.decode(errors="replace")
+            if departure.wish.top:
+                self._decided(departure, None, MrunError(text, hint, answer.status))
+            else:
+                self._stay(departure, text)
+            return
+        if not isinstance(answer, Placed):
+            self._stay(departure, f"no home daemon: {text_of(answer)}")
+            return
+        task = departure.task
+        task.asked = True
+        departure.node = os.fsdecode(answer.node)
+        departure.reason = answer.reason.decode(errors="replace")
+        if sock is not None:
+            self._links.adopt(departure.node, sock)
+        if task.status is not None:
+            return  # killed while it was thought about
+        if departure.node == "home":
+            self._stay(departure, departure.reason, wanted=True)
+        else:
+            self._leave(departure)
+
+    def _stay(self, departure: Departure, reason: str, wanted: bool = False) -> None:
+        departure.reason = reason
+        departure.wanted_home = wanted
+        self._decided(departure, None, None)
+
+    def go_on(self, task: Task, mask: int) -> None:
+        """Let the program that mrun was started for run at home, with these signals blocked."""
+        try:
+            ptrace.setsigmask(task.pid, mask)
+        except ProcessLookupError:
+            pass  # killed: its end is told next
+        self._tree.go_on(task)
+
+    # to a node
+
+    def _leave(self, departure: Departure) -> None:
+        """Capture the program and send it to its node."""
+        task = departure.task
+        try:
+            capture = departure.take(self._masks.get(task.pid), self._terminal(departure))
+        except ImmovableError as error:
+            self._give_up(departure, f"it cannot be moved: {error}")
+            return
+        except OSError as error:
+            self._give_up(departure, f"it cannot be captured: {error.strerror}")
+            return
+        connection = self._links.to(departure.node)
+        if connection is None:
+            capture.close()
+            self._give_up(departure, f"{departure.node} is lost")
+            return
+        self._tell(departure, f"runs on {departure.node}: {departure.reason}")
+        self._starting.add(task.pid)
+        connection.start(capture.spawn, capture.fds, lambda reply: self._started(departure, reply))
+
+    def _terminal(self, departure: Departure) -> Terminal | None:
+        """Return the program's terminal, which must be mrun's; ImmovableError if it is another."""
+        tty = read_stat(departure.task.pid).tty
+        if tty and tty != self._tty:
+            raise ImmovableError("its terminal is not that of mrun")
+        return Terminal.controlling() if tty else None
+
+    def _give_up(self, departure: Departure, reason: str) -> None:
+        """Note that a node was chosen in vain."""
+        self._tell_end(departure.task, 0.0, 0)
+        self._stay(departure, reason)
+
+    def _started(self, departure: Departure, reply: Message) -> None:
+        task = departure.task
+        self._starting.discard(task.pid)
+        if isinstance(reply, Spawned):
+            self._convert(departure)
+            return
+        assert isinstance(reply, Error)
+        if was_lost(reply) and departure.losses < OTHER_NODES:
+            # The program is whole still, and the daemon hears of the loss as soon as we do.
+            departure.losses += 1
+            if self._options.verbose:
+                say(f"{departure.node} is lost: {text_of(reply)}")
+            self._placements.start_anew()
+            self.begin(departure, None)
+        elif was_lost(reply):
+            self._give_up(departure, f"{departure.node} is lost: {text_of(reply)}")
+        else:
+            self._give_up(departure, f"the node refuses it: {text_of(reply)}")
+
+    def _convert(self, departure: Departure) -> None:
+        """Make the process the deputy of its body, which runs."""
+        task = departure.task
+        connection = self._links.to(departure.node)
+        assert connection is not None
+        try:
+            deputy = Deputy(task)
+        except ProcessLookupError:
+            # Killed just now: its end is told next.
+            connection.post(Kill(task.pid))
+            return
+        body = Body(self._loop, connection.post, deputy, departure, self._over)
+        connection.bodies[task.pid] = self._bodies[task.pid] = task.body = body
+        task.deciding = False
+        self._decided(departure, body, None)
+        body.drain()
+
+    # the end
+
+    def _over(self, body: Body) -> None:
+        """End the deputy as its body ended, and tell of it."""
+        departure = body.departure
+        task = departure.task
+        self._bodies.pop(task.pid, None)
+        connection = self._links.to(departure.node)
+        if connection is not None:
+            connection.bodies.pop(task.pid, None)
+        argv, node, why = departure.program.argv, departure.node, departure.reason
+        if body.exited is not None:
+            self._receipt.add_body(argv, node, body.wall_s, why, body.exited)
+            self._tell_body(body)
+        else:
+            self._receipt.add_lost(task.pid, argv, node, body.wall_s, why)
+        if not departure.wish.top:
+            self._complain(body)
+        body.end_deputy()
+        self._tree.forget(task)
+        self._body_ended(body)
+
+    def _complain(self, body: Body) -> None:
+        """Say what went wrong with a body of the tree, and have it fail."""
+        departure = body.departure
+        if body.lost is not None:
+            say(f"node {departure.node} was lost ({body.lost}); {departure.name} was running there")
+            body.fail(exit_status(FAILED))
+        elif body.exited is not None and body.exited.errno:
+            path, why = os.fsdecode(body.exited.path), os.strerror(body.exited.errno)
+            say(f"{path}: {why}: a write of {departure.name} failed after it was done")
+            body.fail(exit_status(FAILED))
+
+    def ended(self, task: Task, cpu_s: float, maxrss_kib: int) -> None:
+        """Note the end of a task at home: of a program there, or of a deputy that was killed."""
+        exe = self._exes.pop(task.pid, None)
+        self._masks.pop(task.pid, None)
+        if task.body is not None:
+            task.body.deputy_died()
+        elif task.asked:
+            self._tell_end(task, cpu_s, maxrss_kib)
+        elif exe is not None:
+            self._placements.computed(exe, cpu_s)
+
+    def _tell_end(self, task: Task, cpu_s: float, maxrss_kib: int) -> None:
+        task.asked = False
+        wall_s = time.monotonic() - task.began if task.began else 0.0
+        self._placements.ended(
+            Ended(
+                task.pid,
+                0,
+                int(cpu_s * 1e6),
+                int(wall_s * 1e6),
+                maxrss_kib,
+                task.children,
+                task.peak,
+                0,
+                0,
+                0,
+            )
+        )
+
+    def _tell_body(self, body: Body) -> None:
+        exited = body.exited
+        assert exited is not None
+        self._placements.ended(
+            Ended(
+                body.pid,
+                1,
+                exited.utime_us + exited.stime_us,
+                int(body.wall_s * 1e6),
+                exited.maxrss_kib,
+                0,
+                0,
+                exited.round_trips,
+                exited.bytes_to_node,
+                exited.bytes_to_home,
+            )
+        )
+
+    def _tell(self, departure: Departure, text: str) -> None:
+        if self._options.verbose:
+            say(f"{departure.name} {text}")

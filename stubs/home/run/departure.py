@@ -1,0 +1,65 @@
+"""A program that has just been exec'ed, on its way to where it will run."""
+
+from __future__ import annotations
+
+import os
+
+from stubs.home.run.capture import Capture, Program
+from stubs.home.run.inherited import ImmovableError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stubs.home.run.capture import Terminal
+    from stubs.home.run.tree import Task
+
+# Programs that trace others, or look into them: they need real processes, and nobody else who
+# traces those (ptrace(2): a process has one tracer).
+_TRACERS = frozenset((b"gdb", b"gdbserver", b"strace", b"ltrace", b"rr", b"lldb", b"lldb-server"))
+
+
+class Wish:
+    """What the user asks for a program; the default is for what that program starts."""
+
+    def __init__(
+        self, node: str = "", only: list[str] | None = None, strict: bool = False, top: bool = False
+    ) -> None:
+        """`top`: it is the one that mrun was started for; `strict`: not at home for want of one."""
+        self.node = node
+        self.only = only or []
+        self.strict = strict
+        self.top = top
+
+
+class Departure:
+    """One program that stands before its first instruction."""
+
+    def __init__(self, task: Task, wish: Wish) -> None:
+        """Read what there is to know; ImmovableError, and OSError when it has been killed."""
+        if task.is_32bit():
+            raise ImmovableError("it is not a 64-bit program")
+        self.task = task
+        self.wish = wish
+        self.program = Program(task.pid)
+        self.capture: Capture | None = None
+        self.node = ""
+        self.reason = ""
+        self.wanted_home = False  # it stays there because that is best, not for want of a node
+        self.losses = 0  # nodes that were lost before it had begun there
+
+    @property
+    def name(self) -> str:
+        """What messages call the program."""
+        return self.program.name
+
+    def take(self, mask: int | None, terminal: Terminal | None) -> Capture:
+        """Capture it. `mask` is what it is to find blocked, None: what it has blocked now.
+
+        Raises ImmovableError, and OSError when it has been killed.
+        """
+        self.capture = Capture(self.program, mask, terminal)
+        return self.capture
+
+
+def traces_others(exe: bytes) -> bool:
+    """Tell whether the program at that path would not be itself where somebody else traces."""
+    return os.path.basename(exe) in _TRACERS
