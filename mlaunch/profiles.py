@@ -14,11 +14,13 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlaunch.profilestore import COLUMNS, Store, default_path
+from mlaunch.profilestore import COLUMNS, Store, default_path, is_sound
 from mlaunch.shape import shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    Key = tuple[str, str]
 
 MOST_ROWS = 20_000
 
@@ -103,7 +105,16 @@ class _Row:
         self.round_trips = self.bytes_to_node = self.bytes_to_home = 0.0
         self.profile: Profile | None = None
 
+    @classmethod
+    def of(cls, values: tuple[Any, ...]) -> _Row:
+        """Return a row as it was written."""
+        row = cls(values[0], values[1])
+        for name, value in zip(COLUMNS, values, strict=True):
+            setattr(row, name, value)
+        return row
+
     def values(self) -> tuple[Any, ...]:
+        """Return what is written."""
         return tuple(getattr(self, name) for name in COLUMNS)
 
     def take(self, sample: Sample, identity: str) -> None:
@@ -171,14 +182,12 @@ class Profiles:
         """Read those at `path`, the user's own if empty; keep the `most` used last."""
         self._store = Store(path or default_path())
         self._most = most
-        self._rows: OrderedDict[tuple[str, str], _Row] = OrderedDict()
-        self._changed: dict[tuple[str, str], _Row] = {}
-        self._dropped: set[tuple[str, str]] = set()
-        for values in self._store.load(most):
-            row = _Row(values[0], values[1])
-            for name, value in zip(COLUMNS, values, strict=True):
-                setattr(row, name, value)
-            self._rows[row.exe, row.shape] = row
+        self._changed: set[Key] = set()
+        self._dropped: set[Key] = set()
+        # As they were read until somebody asks: thousands, of which a build needs a few.
+        self._rows: OrderedDict[Key, _Row | tuple[Any, ...]] = OrderedDict(
+            (values[:2], values) for values in self._store.load(most)
+        )
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -186,46 +195,57 @@ class Profiles:
     def lookup(self, exe: str, argv: Sequence[str], cwd: str = "") -> Profile | None:
         """Return what is known of such a run, else of the executable, None of one never seen."""
         exe = _storable(exe)
-        rows = self._rows
-        pool = (exe, POOL)
-        if pool not in rows:
+        pool = self._find((exe, POOL))
+        if pool is None:
             return None
-        rows.move_to_end(pool)
-        key = (exe, shape(exe, argv, cwd))
-        row = rows.get(key)
-        if row is None:
-            return rows[pool].known()
-        rows.move_to_end(key)
-        return row.known()
+        row = self._find((exe, shape(exe, argv, cwd)))
+        return (row or pool).known()
 
     def learn(self, exe: str, argv: Sequence[str], sample: Sample, cwd: str = "") -> None:
         """Let a run that has ended count; written by the next `flush`."""
         identity = _identity(exe)
         exe = _storable(exe)
         for key in ((exe, shape(exe, argv, cwd)), (exe, POOL)):
-            row = self._rows.get(key)
+            row = self._find(key)
             if row is None:
                 row = self._rows[key] = _Row(*key)
                 self._dropped.discard(key)
             row.take(sample, identity)
-            self._rows.move_to_end(key)
-            self._changed[key] = row
+            self._changed.add(key)
         while len(self._rows) > self._most:
             key, _ = self._rows.popitem(last=False)
-            self._changed.pop(key, None)
+            self._changed.discard(key)
             self._dropped.add(key)
+
+    def _find(self, key: Key) -> _Row | None:
+        """Return a row, now the one used last; None if there is none, or none that makes sense."""
+        row = self._rows.get(key)
+        if row is None:
+            return None
+        if isinstance(row, tuple):
+            if not is_sound(row):
+                del self._rows[key]
+                self._changed.discard(key)
+                return None
+            row = self._rows[key] = _Row.of(row)
+        self._rows.move_to_end(key)
+        return row
 
     def flush(self) -> None:
         """Write what has changed; what cannot be written now is kept for the next time."""
         if not self._changed and not self._dropped:
             return
-        rows = [row.values() for row in self._changed.values()]
+        rows = [self._values(key) for key in self._changed]
         if self._store.write(rows, self._dropped):
             self._changed.clear()
             self._dropped.clear()
         if self._store.begun_anew:
             self._store.begun_anew = False
-            self._changed = dict(self._rows)
+            self._changed = {key for key in list(self._rows) if self._find(key)}
+
+    def _values(self, key: Key) -> tuple[Any, ...]:
+        row = self._rows[key]
+        return row if isinstance(row, tuple) else row.values()
 
     def close(self) -> None:
         """Write what has changed, and close the file."""

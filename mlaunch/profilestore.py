@@ -108,7 +108,7 @@ class Store:
                     return
 
     def load(self, most: int) -> list[tuple[Any, ...]]:
-        """Return the `most` rows used last, the earlier ones first, as COLUMNS."""
+        """Return the `most` rows used last, the earlier ones first, as COLUMNS; see `is_sound`."""
         if self._db is None:
             return []
         query = f"SELECT {', '.join(COLUMNS)} FROM program ORDER BY used DESC LIMIT ?"
@@ -117,7 +117,8 @@ class Store:
         except sqlite3.Error as error:
             self._failed(error)
             return []
-        return [row for row in reversed(rows) if _sound(row)]
+        rows.reverse()
+        return rows
 
     def write(self, rows: Iterable[tuple[Any, ...]], dropped: Iterable[Key]) -> bool:
         """Write and delete rows in one transaction; tell whether that is done."""
@@ -158,7 +159,7 @@ class Store:
 
     def _damaged(self, error: Exception) -> bool:
         """Tell whether the file, and not its disk or another writer, is to blame."""
-        if _code(error) in _DAMAGED:
+        if _code(error) in _DAMAGED or "decode" in str(error):  # a text that is no UTF-8
             return True
         if _code(error) != sqlite3.SQLITE_CANTOPEN or not os.path.lexists(self.path):
             return False
@@ -188,7 +189,6 @@ def _connect(path: str) -> sqlite3.Connection:
     # Transactions are ours to begin: isolation_level None.
     db = sqlite3.connect(path, timeout=OPEN_BUSY_S, isolation_level=None)
     try:
-        db.text_factory = lambda raw: raw.decode(errors="replace")
         # No fsync at a commit: what is lost with the power is learned again.
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
@@ -205,7 +205,7 @@ def _code(error: Exception) -> int:
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
-def _sound(row: tuple[Any, ...]) -> bool:
+def is_sound(row: tuple[Any, ...]) -> bool:
     """Tell whether the values are of their columns' kinds: SQLite does not care."""
     texts, numbers = row[: len(TEXTS)], row[len(TEXTS) :]
     return all(isinstance(text, str) for text in texts) and all(

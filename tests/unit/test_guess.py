@@ -69,8 +69,8 @@ def test_who_starts_nobody_is_no_starter(line: str) -> None:
 @pytest.mark.parametrize(
     "line",
     ["echo x", "test -f x", "[ -f x ]", "rm -rf x", "cat x", "dirname x", "sed s/a/b/ x",
-     "grep x y", "awk 1 x", "gcc --version", "python3 --version", "true", "ar rcs x.a a.o", "git status",
-     "cmake -E touch x", "ls", "expr 1 + 1"],
+     "grep x y", "awk 1 x", "gcc --version", "python3 --version", "true", "ar rcs x.a a.o",
+     "git status", "cmake -E touch x", "ls", "expr 1 + 1"],
 )  # fmt: skip
 def test_what_is_done_in_a_moment(line: str) -> None:
     assert of(line).cpu_s <= MOMENT_S

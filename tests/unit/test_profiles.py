@@ -336,7 +336,19 @@ def test_rows_of_a_wrong_kind_are_left_out(path: str) -> None:
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE program SET cpu_s = 'much' WHERE shape LIKE 'link%'")
     with closing(Profiles(path)) as profiles:
-        assert len(profiles) == 2
+        assert not found(profiles, COMPILE).pooled
+        assert found(profiles, LINK).pooled
+        profiles.learn(GCC, LINK, RUN)
+        assert found(profiles, LINK).runs == 1
+
+
+def test_a_text_that_is_none_is_damage(path: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with closing(Profiles(path)) as profiles:
+        profiles.learn(GCC, COMPILE, RUN)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE program SET identity = CAST(x'ff' AS TEXT)")
+    with one_line(capfd, "begin anew"):
+        Profiles(path).close()
 
 
 def test_a_directory_in_its_place_is_set_aside(
