@@ -39,8 +39,10 @@ SCRIPT_S = 1.0
 CODE_S = 0.1
 UNKNOWN_S = 0.3
 
-# Waits for home of a body that finds its files on the node; one that does not learns better.
+# Waits for home of a body that finds its files on the node.
 TRIPS = 10
+# The first run on a node had to bring them there, and tells nothing of the next ones.
+WARM_RUNS = 2
 
 COMPILE_MEMORY = 100 * MB
 COMPILE_CXX_MEMORY = 400 * MB
@@ -77,7 +79,7 @@ def expect(
     if top:
         cpu_s = max(cpu_s, guessed.cpu_s)
     found = replace(guessed, cpu_s=cpu_s, memory=profile.memory or guessed.memory)
-    if profile.node_runs:
+    if profile.node_runs >= WARM_RUNS:
         found = replace(
             found,
             round_trips=round(profile.round_trips),

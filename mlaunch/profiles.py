@@ -70,8 +70,9 @@ class Profile:
     """What is expected of the next run.
 
     Means of the last runs, but `memory` in bytes is what nearly all of them got by with, and
-    `cpu_spread` the mean distance from the mean. Round trips and bytes are known if `node_runs`
-    is not 0. `pooled`: of other arguments, so that it says less.
+    `cpu_spread` the mean distance from the mean. Round trips and bytes are those of a run that
+    found its files on the node; one of the first `node_runs` did not. `pooled`: of other
+    arguments, so that it says less.
     """
 
     runs: int
@@ -148,10 +149,14 @@ class _Row:
 
     def _take_traffic(self, sample: Sample) -> None:
         self.node_runs += 1
-        weight = 1 / min(self.node_runs, MEMORY_OF_RUNS)
-        self.round_trips += (sample.round_trips - self.round_trips) * weight
-        self.bytes_to_node += (sample.bytes_to_node - self.bytes_to_node) * weight
-        self.bytes_to_home += (sample.bytes_to_home - self.bytes_to_home) * weight
+        first = self.node_runs == 1
+        for name in ("round_trips", "bytes_to_node", "bytes_to_home"):
+            before, now = getattr(self, name), float(getattr(sample, name))
+            # Down at once, up slowly: a first run on a node brings the program's files there, and
+            # who takes that for its nature never sends it again to see the second.
+            if not first:
+                now = min(now, before + (now - before) / MEMORY_OF_RUNS)
+            setattr(self, name, now)
 
     def known(self) -> Profile:
         """Return it as others see it."""

@@ -101,6 +101,30 @@ def test_traffic_is_learned_on_nodes_and_children_where_they_can_be_seen(path: s
     assert profile.children == 3
 
 
+def test_a_first_run_that_brought_the_files_to_the_node_does_not_count_as_its_traffic(
+    path: str,
+) -> None:
+    cold = replace(ON_NODE, round_trips=600, bytes_to_node=40 << 20)
+    with closing(Profiles(path)) as profiles:
+        profiles.learn(GCC, COMPILE, cold)
+        assert expect(GCC, COMPILE, found(profiles), top=False).bytes_to_node == 0
+        profiles.learn(GCC, COMPILE, ON_NODE)
+        program = expect(GCC, COMPILE, found(profiles), top=False)
+        assert (program.round_trips, program.bytes_to_node) == (12, 5000)
+        profiles.learn(GCC, COMPILE, cold)
+        assert found(profiles).bytes_to_node < 40 << 18
+
+
+def test_what_carries_much_each_time_is_known_for_it(path: str) -> None:
+    heavy = replace(ON_NODE, bytes_to_node=1 << 30)
+    with closing(Profiles(path)) as profiles:
+        for _ in range(3):
+            profiles.learn("/usr/bin/sha256sum", ["sha256sum"], heavy)
+        profile = profiles.lookup("/usr/bin/sha256sum", ["sha256sum"])
+        program = expect("/usr/bin/sha256sum", ["sha256sum"], profile, top=False)
+    assert program.bytes_to_node == 1 << 30
+
+
 @pytest.mark.parametrize(
     ("sample", "starter"),
     [
@@ -148,8 +172,8 @@ def test_an_upgraded_program_is_still_known_but_believed_less(path: str, tmp_pat
 
 def test_a_profile_takes_the_place_of_the_guess_and_says_so(path: str) -> None:
     with closing(Profiles(path)) as profiles:
-        profiles.learn(GCC, COMPILE, RUN)
-        profiles.learn(GCC, COMPILE, replace(ON_NODE, cpu_s=0.4))
+        profiles.learn(GCC, COMPILE, ON_NODE)
+        profiles.learn(GCC, COMPILE, ON_NODE)
         program = expect(GCC, COMPILE, found(profiles), top=False)
         pooled = expect(GCC, LINK, found(profiles, LINK), top=False)
     assert (program.cpu_s, program.round_trips, program.bytes_to_home) == (0.4, 12, 30_000)
