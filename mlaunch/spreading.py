@@ -162,7 +162,7 @@ def _compute_s(program: Program, node: NodeState, speed: float) -> _Option:
     others = _others(node, ours)
     work = program.cpu_s
     # Of those of ours that end before it, only what they still have to do; unknown: as much.
-    queued = min(node.queued_s, ours * work) if node.queued_s else ours * work
+    queued = min(node.queued_s, ours * work) if node.queued_s >= 0 else ours * work
     alone = work / min(1.0, node.cpus)
     shared = (work * (1 + others) + queued) / node.cpus
     return _Option(max(alone, shared) / speed, node, others)

@@ -42,8 +42,8 @@ class NodeState:
 
     `slots_used` programs of ours run there at this moment, known exactly, with about `queued_s`
     seconds of home's CPU still to do. `guests_cpu` is what of the CPUs not idle they used when
-    `idle` was measured; below 0: unknown. `bandwidth` in bytes a second, 0: unknown. `holds` the
-    executables whose content is there.
+    `idle` was measured. Below 0 these two are unknown. `bandwidth` in bytes a second, 0:
+    unknown. `holds` the executables whose content is there.
     """
 
     name: str
@@ -59,7 +59,7 @@ class NodeState:
     reserved: int = 0
     owner_idle_s: float = float("inf")
     slots_used: int = 0
-    queued_s: float = 0.0
+    queued_s: float = -1.0
     guests_cpu: float = -1.0
     bandwidth: float = 0.0
     holds: frozenset[str] = frozenset()

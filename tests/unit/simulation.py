@@ -116,11 +116,16 @@ class Build:
 
     def run(self) -> float:
         """Return the time at which the last compile has ended."""
+        run_together([self])
+        return self.now
+
+    @property
+    def done(self) -> bool:
+        return self._done == len(self.lengths)
+
+    def begin(self) -> None:
         for _ in range(self._parallel):
             self._start()
-        while self._done < len(self.lengths):
-            self._step()
-        return self.now
 
     def _start(self) -> None:
         if self._next >= len(self.lengths):
@@ -139,20 +144,24 @@ class Build:
         else:
             self.home.service.append((SERVICE_S, job))
 
-    def _step(self) -> None:
+    def next_event(self) -> float:
         events = [machine.next_end(self.now) for machine in self.machines]
         events += [at for at, _, _ in self._arrivals]
-        until = min(*events, self._reported + REPORT_S)
+        return min(*events, self._reported + REPORT_S)
+
+    def compute(self, until: float) -> None:
+        """Let everything compute, at the rates that hold until then."""
         for machine in self.machines:
             machine.advance(self.now, until - self.now)
         self.now = until
+
+    def settle(self) -> None:
+        """Do what is due by now."""
+        until = self.now
         if until >= self._reported + REPORT_S - 1e-9:
             self._reported = until
             for machine in self.machines:
                 machine.report(self.now)
-        self._settle()
-
-    def _settle(self) -> None:
         while self.home.service and self.home.service[0][0] <= 1e-9:
             _, job = self.home.service.pop(0)
             target = self._targets[job]
@@ -167,6 +176,23 @@ class Build:
                 machine.slots.free(job, self.now)
                 self._done += 1
                 self._start()
+
+
+def run_together(builds: list[Build]) -> list[float]:
+    """Run builds that may share machines; return when each has ended."""
+    ends: dict[int, float] = {}
+    for build in builds:
+        build.begin()
+    while len(ends) < len(builds):
+        until = min(build.next_event() for build in builds)
+        # All rates first: what one build does changes those of the others.
+        for build in builds:
+            build.compute(until)
+        for number, build in enumerate(builds):
+            build.settle()
+            if build.done:
+                ends.setdefault(number, build.now)
+    return [ends[number] for number in range(len(builds))]
 
 
 def ideal_s(machines: list[Machine], lengths: list[float]) -> float:

@@ -12,7 +12,7 @@ from mlaunch.placement import rank
 from mlaunch.slots import Slots
 from mlaunch.spreading import HOME_COST_S, MANY
 from mlaunch.states import CHILD, HOME, Candidate, NodeState, Options, Program
-from tests.unit.simulation import Build, Machine, ideal_s
+from tests.unit.simulation import Build, Machine, ideal_s, run_together
 
 COMPILE = Program(0.5, 100 << 20, 6, kind=CHILD, why="gcc compiles", exe="/usr/bin/gcc")
 SHORT = Program(0.003, kind=CHILD, why="done in a moment")
@@ -187,7 +187,7 @@ states = st.builds(
     memory_available=st.integers(0, 1 << 40),
     reserved=st.integers(0, 100),
     slots_used=st.integers(0, 100),
-    queued_s=st.floats(0, 1000),
+    queued_s=st.floats(-1, 1000),
     guests_cpu=st.floats(-1, 64),
     bandwidth=st.floats(0, 1e10),
 )
@@ -216,8 +216,10 @@ def test_every_node_is_in_the_ranking_once_whatever_its_state(
 
 @given(programs, states)
 def test_one_more_body_never_makes_a_node_better(program: Program, state: NodeState) -> None:
-    state = replace(state, problem="", memory_available=1 << 50)
-    worse = replace(state, slots_used=state.slots_used + 1, queued_s=state.queued_s + 1)
+    # Where it is not known what ours use, one more of ours may be one less of others.
+    state = replace(state, problem="", memory_available=1 << 50, guests_cpu=abs(state.guests_cpu))
+    queued_s = state.queued_s + 1 if state.queued_s >= 0 else -1.0
+    worse = replace(state, slots_used=state.slots_used + 1, queued_s=queued_s)
     (one,) = rank(program, IDLE, [state], Options(allow_home=False))
     (two,) = rank(program, IDLE, [worse], Options(allow_home=False))
     assert one.finish_s is not None
@@ -251,6 +253,7 @@ def test_slots_know_what_is_left_of_each_program() -> None:
     assert slots.used == 1
     assert slots.queued_s(12.5) == pytest.approx(1.0)
     assert slots.queued_s(99.0) == pytest.approx(0.5)  # overdue, but not at an end
+    assert slots.computed_s(99.0) == pytest.approx(89.0)
     slots.clear()
     assert (slots.used, slots.queued_s(100.0)) == (0, 0)
 
@@ -351,3 +354,26 @@ def test_a_build_with_more_jobs_than_slots_does_not_pile_them_up_at_home() -> No
     build.run()
     # Home has the service of the other's bodies to do as well.
     assert 0.7 < machines[0].placed / machines[1].placed < 1.1
+
+
+def shared(name: str) -> tuple[Machine, Machine]:
+    """Return a node as two homes see it, each the other's bodies as others."""
+    one, two = Machine(name), Machine(name)
+    one.others = lambda now: len(two.jobs)
+    two.others = lambda now: len(one.jobs)
+    return one, two
+
+
+def test_builds_of_two_homes_share_the_nodes_fairly() -> None:
+    pairs = [shared(f"n{number}") for number in range(3)]
+    builds = [
+        Build([Machine(HOME), *nodes], lengths(400, seed), parallel)
+        for nodes, seed, parallel in zip(zip(*pairs, strict=True), (5, 6), (5, 8), strict=True)
+    ]
+    ends = run_together(builds)
+    alone = ideal_s([Machine(HOME), *(Machine("n") for _ in range(3))], builds[0].lengths)
+    print(f"two builds at once: {ends[0]:.0f} s, {ends[1]:.0f} s; one alone at best {alone:.0f} s")
+    # Who runs more at a time gets more of a CPU that is shared, but not in that proportion.
+    assert max(ends) <= 1.3 * min(ends)
+    # Five CPUs for both of them: home and three halves for each.
+    assert max(ends) <= 1.2 * alone * 4 / 2.5
