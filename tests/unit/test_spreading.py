@@ -318,14 +318,14 @@ def test_a_build_takes_little_longer_than_it_must(
     name: str, parallel: int, scale: float, bound: float
 ) -> None:
     ratios = []
-    for seed in range(5):
+    for seed in range(3):
         machines, work = bed(name), lengths(400, seed, scale)
         ratios.append(Build(machines, work, parallel).run() / ideal_s(bed(name), work))
     shares = ", ".join(f"{machine.name} {machine.placed}" for machine in machines)
     each = " ".join(f"{ratio:.3f}" for ratio in sorted(ratios))
     print(f"{name} -j{parallel}: {each} of ideal ({shares})")
     # One long compile that begins last on the slowest node is bad luck: nobody can know.
-    assert sorted(ratios)[2] <= bound
+    assert sorted(ratios)[1] <= bound
 
 
 def test_a_build_leaves_a_node_within_three_seconds_when_others_load_it() -> None:
