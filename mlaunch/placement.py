@@ -8,16 +8,11 @@ Home, at distance nothing, thus goes to nobody unless it is clearly better.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from mlaunch import spreading
+from mlaunch.estimate import EQUAL, distance, is_owner_active, problem, relative_speed
+from mlaunch.states import CHILD, HOME, Candidate, NodeState, Options, Program
 
-HOME = "home"
-
-# Estimates this close are equal; they are no better than that.
-EQUAL = 0.10
-
-# A short measurement on a machine in use, or on one that shares its cores with others, is off by
-# up to half: only a node that is clearly faster, or slower, is taken for one.
-SPEED_NOISE = 1.8
+__all__ = ["HOME", "Candidate", "NodeState", "Options", "Program", "finish_s", "rank"]
 
 # A CPU that idles so much is idle: the rest may be our own doing, or what runs on any machine, and
 # one second is a short sample.
@@ -27,77 +22,22 @@ ENOUGH = 0.7
 START_S = 0.1
 START_ROUND_TRIPS = 4
 
-# With less than this available, or tasks stalled for memory so often, a body would suffer.
-LEAST_MEMORY = 64 << 20
-MOST_MEMORY_STALL = 5.0  # per cent of time, PSI "some" avg10
-
-# Somebody typed there so recently: one CPU is his.
-OWNER_ACTIVE_S = 60
-
-
-@dataclass(frozen=True)
-class Program:
-    """What is known or assumed of a program before it runs.
-
-    The default is for a program never seen: half a minute of CPU, a few dozen round trips.
-    """
-
-    cpu_s: float = 30.0
-    memory: int = 0
-    round_trips: int = 30
-
-
-@dataclass(frozen=True)
-class NodeState:
-    """What is known of a node, or of home, at this moment.
-
-    `problem` is empty when bodies can run there. CPUs in CPUs, `stall_memory` in per cent,
-    `rtt_s` in seconds; `running` processes just now; `reserved` bodies were sent there that its
-    load does not show yet. `speed` 0: unknown. `owner_idle_s` since somebody typed there.
-    """
-
-    name: str
-    problem: str = ""
-    cpus: float = 1.0
-    idle: float = 1.0
-    load1: float = 0.0
-    running: int = 0
-    speed: float = 0.0
-    rtt_s: float = 0.0
-    memory_available: int = 1 << 40
-    stall_memory: float = 0.0
-    reserved: int = 0
-    owner_idle_s: float = float("inf")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user asked for: these nodes only (empty: any), and how much home must be better."""
-
-    only: tuple[str, ...] = ()
-    home_bias: float = 1.25
-    allow_home: bool = True
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A node in the ranking, and why it is there; `finish_s` None: out of the question."""
-
-    name: str
-    finish_s: float | None
-    reason: str
-
 
 def rank(
     program: Program, home: NodeState, nodes: list[NodeState], options: Options
 ) -> list[Candidate]:
-    """Return home and all nodes, best first, rejected last, each with its reason."""
+    """Return home and all nodes, best first, rejected last, each with its reason.
+
+    For a child of a program under mrun, and for one that stays, see mlaunch.spreading.
+    """
+    if program.stays or program.kind == CHILD:
+        return spreading.rank(program, home, nodes, options)
     good: list[tuple[float, NodeState]] = []
     rejected: list[Candidate] = []
     for node in nodes:
-        problem = _problem(program, node, options)
-        if problem:
-            rejected.append(Candidate(node.name, None, problem))
+        reason = problem(program, node, options)
+        if reason:
+            rejected.append(Candidate(node.name, None, reason))
         else:
             good.append((finish_s(program, node, home), node))
     spare = False
@@ -116,7 +56,7 @@ def rank(
             equal,
             key=lambda item: (
                 item[1].name == HOME and not spare,
-                _distance(item[1]),
+                distance(item[1]),
                 item[1].idle,
                 -item[0],
             ),
@@ -137,12 +77,7 @@ def rank(
 
 def finish_s(program: Program, node: NodeState, home: NodeState) -> float:
     """Return the seconds after which the program would end on `node`, as far as one can tell."""
-    speed = 1.0
-    if node.speed and home.speed:
-        # A node is an untrusted source of this number.
-        speed = min(100.0, max(0.01, node.speed / home.speed))
-        if 1 / SPEED_NOISE <= speed <= SPEED_NOISE:
-            speed = 1.0
+    speed = relative_speed(node, home)
     trips = program.round_trips + START_ROUND_TRIPS if node.name != HOME else 0
     start = START_S if node.name != HOME else 0.0
     return program.cpu_s / (speed * _share(node)) + start + trips * node.rtt_s
@@ -152,7 +87,7 @@ def _share(node: NodeState) -> float:
     """Return how much of a CPU one more process would get there, above 0 to 1."""
     # One process uses one CPU, or all that there is of a fraction of one.
     whole = min(1.0, node.cpus)
-    taken = node.reserved + (node.owner_idle_s < OWNER_ACTIVE_S)
+    taken = node.reserved + is_owner_active(node)
     free = node.idle - taken * whole
     if free >= ENOUGH * whole:
         return whole
@@ -161,27 +96,6 @@ def _share(node: NodeState) -> float:
     others = max(others, node.running)
     fair = node.cpus / (others + taken + 1)
     return max(0.01, min(whole, max(free, fair)))
-
-
-def _distance(node: NodeState) -> int:
-    """Return the RTT in steps of a quarter, so that noise does not decide between neighbours."""
-    steps, rtt = 0, 0.0001
-    while rtt < node.rtt_s:
-        rtt *= 1.25
-        steps += 1
-    return steps
-
-
-def _problem(program: Program, node: NodeState, options: Options) -> str:
-    if options.only and node.name not in options.only:
-        return "not among those asked for"
-    if node.problem:
-        return node.problem
-    if node.memory_available < max(LEAST_MEMORY, program.memory):
-        return f"short of memory ({node.memory_available >> 20} MiB available)"
-    if node.stall_memory > MOST_MEMORY_STALL:
-        return f"short of memory (tasks stalled {node.stall_memory:.0f} % of the time)"
-    return ""
 
 
 def _describe(program: Program, estimate: float, node: NodeState) -> str:
