@@ -114,6 +114,7 @@ class Daemon:
 
     def _begin_again(self, sock: socket.socket) -> NoReturn:
         """Become the daemon of the sources as they are now; `sock` is a client, still unheard."""
+        self._placing.ledger.profiles.close()
         self._inventory.close()
         kept = [self._listener.fileno(), self._lock, sock.fileno()]
         for fd in kept:
@@ -124,6 +125,7 @@ class Daemon:
     def _tick(self) -> None:
         """Once a second: sample home's load, and see whether anybody needs us."""
         self._placing.load.sample()
+        self._placing.ledger.profiles.flush()
         now = time.monotonic()
         if not self._idle():
             self._used = now
@@ -137,6 +139,7 @@ class Daemon:
         """Leave: nobody can connect any more; links with guests go on without us."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(runtime.socket_path())
+        self._placing.ledger.profiles.close()
         self._inventory.close()
         self._loop.stop()
 

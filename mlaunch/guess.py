@@ -100,6 +100,32 @@ def expect(
     return replace(found, why=f"it ran {what} {times}: {in_words(profile.cpu_s)} of CPU")
 
 
+def stays_whatever(exe: str, profile: Profile | None) -> bool:
+    """Tell whether an executable stays home whatever its arguments, as far as one can tell."""
+    name = exe.rsplit("/", 1)[-1]
+    if name in _ALWAYS_HOME:
+        return True
+    if profile is None or profile.runs < SURE_RUNS or name in _VARIED:
+        return False
+    return profile.cpu_s + profile.cpu_spread < SURELY_SHORT_S
+
+
+# So often must a program have been seen to be short, and so short.
+SURE_RUNS = 4
+SURELY_SHORT_S = 0.01
+
+_ALWAYS_HOME = (
+    tools.STARTERS
+    | tools.SHELLS
+    | tools.FILE_TOOLS
+    | tools.LOCAL_TOOLS
+    | tools.NETWORK_CLIENTS
+    | tools.SHORT_TOOLS
+)
+# What they cost is in their arguments.
+_VARIED = tools.INTERPRETERS | frozenset(tools.COMPILERS) | frozenset(tools.SUB_COMMANDS)
+
+
 # who starts others
 
 

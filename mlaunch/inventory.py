@@ -22,6 +22,7 @@ from mlaunch import config, link, local
 from mlaunch.config import Config, Node
 from mlaunch.errors import LaunchError
 from mlaunch.placement import NodeState
+from mlaunch.slots import Slots
 from stubs.link import runtime
 from stubs.link.endpoint import Endpoint
 from stubs.link.stream import SocketStream
@@ -66,6 +67,7 @@ class Member:
         self.hopeful = True  # no attempt has failed since it was last ready
         self.retry: Timer | None = None
         self.retry_s = RETRY_FIRST_S
+        self.slots = Slots()
         self._reserved: dict[int, float] = {}
         # CPUs that would be idle without our guests, when that was known, and when a guest last
         # came or went.
@@ -115,6 +117,7 @@ class Member:
     def forget_guests(self) -> None:
         """Count no body that was sent there: the link, and all of them with it, is lost."""
         self._reserved.clear()
+        self.slots.clear()
         self.guests = 0
 
     def take_load(self, load: dict[str, int]) -> None:
@@ -137,9 +140,14 @@ class Member:
             idle = max(idle, self._available)
         return idle
 
-    def placement(self) -> NodeState:
-        """Return what placement wants to know."""
-        horizon = time.monotonic() - RESERVED_S
+    def placement(self, child: bool = False) -> NodeState:
+        """Return what placement wants to know, for a child of a program under mrun or for others.
+
+        Children come and go faster than reports: for them our own are counted exactly, and what
+        is idle is taken as it was measured, with what ours used then.
+        """
+        now = time.monotonic()
+        horizon = now - RESERVED_S
         self._reserved = {pid: at for pid, at in self._reserved.items() if at > horizon}
         load = self.load
         cpus = self.cpus
@@ -148,7 +156,7 @@ class Member:
             self.name,
             problem=self.problem,
             cpus=cpus,
-            idle=self.idle,
+            idle=load.get("idle_milli", cpus * 1000) / 1000 if child else self.idle,
             load1=load.get("load1_milli", 0) / 1000,
             running=max(0, load.get("running", 0) - 1),  # but for the agent that counts
             speed=float(load.get("speed", self.facts.get("speed", 0))),
@@ -157,6 +165,9 @@ class Member:
             stall_memory=load.get("psi_memory_milli", 0) / 10,  # thousandths to per cent
             reserved=len(self._reserved),
             owner_idle_s=float("inf") if owner == 0xFFFFFFFF else owner,
+            slots_used=self.slots.used,
+            queued_s=self.slots.queued_s(now),
+            guests_cpu=load.get("guests_cpu_milli", 0) / 1000,
         )
 
     @property

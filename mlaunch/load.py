@@ -9,6 +9,7 @@ import os
 import time
 
 from mlaunch.placement import HOME, NodeState
+from mlaunch.slots import Slots
 from stubs.node.probe import Probe, cached_speed, keep_speed, measure_speed
 from stubs.wire.messages import Load
 
@@ -29,13 +30,23 @@ class HomeLoad:
         self._measuring = False
         self._at = time.monotonic()
         self._load: Load | None = None
+        self.slots = Slots()
+        self._computed_s = 0.0
+        self._guests_cpu = 0.0
 
     def sample(self) -> None:
         """Take a sample; harmless if the last one was just now."""
         now = time.monotonic()
-        if now - self._at >= LEAST_SAMPLE_S:
-            self._at = now
-            self._load = self._probe.load(0, -1)
+        passed = now - self._at
+        if passed < LEAST_SAMPLE_S:
+            return
+        self._at = now
+        self._load = self._probe.load(0, -1)
+        self.slots.cpus = self._load.cpus_milli / 1000
+        # Nobody measures what children at home use; but all that do are known.
+        computed_s = self.slots.computed_s(now)
+        self._guests_cpu = (computed_s - self._computed_s) / passed
+        self._computed_s = computed_s
 
     def state(self) -> NodeState:
         """Return what placement wants to know of home."""
@@ -52,6 +63,9 @@ class HomeLoad:
             running=max(0, load.running - 2),
             speed=float(self._speed()),
             memory_available=load.memory_available,
+            slots_used=self.slots.used,
+            queued_s=self.slots.queued_s(time.monotonic()),
+            guests_cpu=self._guests_cpu,
         )
 
     def _speed(self) -> int:

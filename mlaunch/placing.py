@@ -11,13 +11,18 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from mlaunch.errors import LaunchError
+from mlaunch.estimate import relative_speed
+from mlaunch.guess import expect, stays_whatever
 from mlaunch.inventory import LOCAL, Inventory, Member
+from mlaunch.ledger import Entry, Ledger
 from mlaunch.load import HomeLoad
 from mlaunch.placement import HOME, Candidate, Options, Program, rank
+from mlaunch.spreading import HOME_COST_S
 from stubs.wire.messages import Ended, Place, Placed, Refused
 from stubs.wire.version import VERSION
 
 if TYPE_CHECKING:
+    from mlaunch.slots import Slots
     from stubs.link.endpoint import Endpoint
     from stubs.link.loop import Loop
 
@@ -50,6 +55,7 @@ class Placing:
     def __init__(self, loop: Loop, inventory: Inventory) -> None:
         """Choose among the nodes of `inventory`; whose changes are to be told by `settle`."""
         self.load = HomeLoad()
+        self.ledger = Ledger()
         self._loop = loop
         self._inventory = inventory
         self._pending: list[Pending] = []
@@ -136,21 +142,42 @@ class Placing:
 
     def _decide(self, pending: Pending) -> None:
         place = pending.place
-        ranking = self._rank(place)
+        exe, argv = _text(place.exe), [_text(word) for word in place.argv]
+        profile = self.ledger.lookup(exe, argv)
+        program = expect(exe, argv, profile, bool(place.top), _text(place.cwd))
+        ranking = self._rank(place, program)
         best = next((item for item in ranking if item.finish_s is not None), None)
         member = self._inventory.find(best.name) if best and best.name != HOME else None
         if best is None and place.strict:
             _refuse(pending.client, pending.tag, self._no_node(place, ranking))
             return
-        reason = best.reason if best and best.name != HOME else _why_home(ranking)
+        # A child that stays has a reason of its own; other programs had to find a better place.
+        taken = best is not None and (member is not None or not place.top or program.stays)
+        reason = best.reason if best is not None and taken else _why_home(ranking)
         self._remember(place, member.name if member else HOME, reason, ranking)
-        sticky = 0
+        entry = Entry(pending.client, exe, argv, self._slots(program, member), self._speed(member))
+        self.ledger.enter(place.pid, entry, program.cpu_s)
         if member is None:
-            pending.client.reply(pending.tag, Placed(HOME.encode(), sticky, reason.encode()))
+            sticky = not place.top and stays_whatever(exe, profile)
+            answer = Placed(HOME.encode(), int(sticky), reason.encode())
+            pending.client.reply(pending.tag, answer)
             return
         fds = self._attach(pending.client, member, place.pid)
         placed = Placed(member.name.encode(), 0, reason.encode())
         pending.client.reply(pending.tag, placed, fds)
+
+    def _slots(self, program: Program, member: Member | None) -> Slots | None:
+        """Return the slots of which such a program takes one; None: it hardly computes."""
+        if member is not None:
+            member.slots.cpus = member.cpus
+            member.slots.speed = self._speed(member)
+            return member.slots
+        return None if program.starter or program.cpu_s <= HOME_COST_S else self.load.slots
+
+    def _speed(self, member: Member | None) -> float:
+        if member is None:
+            return 1.0
+        return relative_speed(member.placement(), self.load.state())
 
     def _attach(self, client: Endpoint, member: Member, pid: int) -> list[int]:
         """Count a body; return a socket to the link process unless the client has got one."""
@@ -164,13 +191,15 @@ class Placing:
         return [theirs.detach()]
 
     def client_gone(self, client: Endpoint) -> None:
-        """Forget what a client was given."""
+        """Forget what a client was given, and what it ran."""
         self._attached.pop(client, None)
+        self.ledger.strike_all(client)
 
     def ended(self, ended: Ended) -> None:
         """Note how a program ended that was asked about."""
+        self.ledger.ended(ended)
 
-    def _rank(self, place: Place) -> list[Candidate]:
+    def _rank(self, place: Place, program: Program) -> list[Candidate]:
         """Return the candidates, best first."""
         name = _text(place.node)
         if name == HOME:
@@ -182,14 +211,17 @@ class Placing:
         self.load.sample()
         wanted = self._wanted(place)
         only = tuple(_text(item) for item in place.only)
-        states = [member.placement() for member in wanted]
+        child = not place.top
         # `local` is this machine: comparing it with home would be comparing home with itself.
         embedded = any(member.name == LOCAL.name for member in wanted)
+        if embedded and child:
+            return [Candidate(HOME, program.cpu_s, "there is no other machine")]
+        states = [member.placement(child) for member in wanted]
         options = Options(
             home_bias=self._inventory.config.home_bias,
-            allow_home=not embedded and not place.strict and (not only or HOME in only),
+            allow_home=not embedded and not place.strict and (child or not only or HOME in only),
         )
-        return rank(Program(), self.load.state(), states, options)
+        return rank(program, self.load.state(), states, options)
 
     def _no_node(self, place: Place, ranking: list[Candidate]) -> LaunchError:
         names = [item.name for item in ranking]

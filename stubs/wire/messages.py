@@ -761,14 +761,16 @@ class FdClosed(Message):
 class Ended(Message):
     """M→D posted: a program that was asked about has ended, at home or (`away` 1) on its node.
 
-    Times in us, memory in KiB; `children` that it started, directly or not, and `peak` of them at
-    once (both 0 for a body, whose children home does not see); the rest as in Exited.
+    Times in us, memory in KiB; `own_us` of `cpu_us` is not of children; `children` that it started,
+    directly or not, and `peak` of them at once (0 for a body, whose children home does not see);
+    the rest as in Exited.
     """
 
     KIND = 0x105
     pid: U32
     away: U8
     cpu_us: U64
+    own_us: U64
     wall_us: U64
     maxrss_kib: U64
     children: U32

@@ -285,6 +285,7 @@ class Departing:
                 task.pid,
                 0,
                 int(cpu_s * 1e6),
+                int(max(0.0, cpu_s - task.children_cpu_s) * 1e6),
                 int(wall_s * 1e6),
                 maxrss_kib,
                 task.children,
@@ -302,6 +303,7 @@ class Departing:
             Ended(
                 body.pid,
                 1,
+                exited.utime_us + exited.stime_us,
                 exited.utime_us + exited.stime_us,
                 int(body.wall_s * 1e6),
                 exited.maxrss_kib,

@@ -43,6 +43,7 @@ class Task(Tracee):
         self.asked = False  # the daemon knows of its program
         self.began = 0.0  # when (monotonic) its program was decided to run here
         self.children = 0  # processes started by it, directly or not, since its exec
+        self.children_cpu_s = 0.0  # that those used which have ended
         self.living = 0  # of these, how many there are now, and were at most at once
         self.peak = 0
 
@@ -170,13 +171,16 @@ class Tree:
             # A thread exec'ed: it has the leader's pid now, and the others are gone.
             self.tasks.pop(former, None)
         task.children = task.living = task.peak = 0
+        task.children_cpu_s = 0.0
         task.deciding = True
         self._on_exec(task)
 
     def _ended(self, task: Task, status: int, usage: struct_rusage) -> None:
         if task.counted:
-            for ancestor in self.line(task):
+            for nearest, ancestor in enumerate(self.line(task)):
                 ancestor.living -= 1
+                if not nearest:
+                    ancestor.children_cpu_s += usage.ru_utime + usage.ru_stime
         self.tasks.pop(task.pid, None)
         self._on_end(task, status, usage)
 
