@@ -110,6 +110,11 @@ def stays_whatever(exe: str, profile: Profile | None) -> bool:
     return profile.cpu_s + profile.cpu_spread < SURELY_SHORT_S
 
 
+def keeps_together(exe: str) -> bool:
+    """Tell whether what an executable starts are its own passes: a compiler's."""
+    return tools.tool(exe, [exe]) in tools.COMPILERS
+
+
 # So often must a program have been seen to be short, and so short.
 SURE_RUNS = 4
 SURELY_SHORT_S = 0.01

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlaunch.errors import LaunchError
 from mlaunch.estimate import relative_speed
-from mlaunch.guess import expect, stays_whatever
+from mlaunch.guess import expect, keeps_together, stays_whatever
 from mlaunch.inventory import LOCAL, Inventory, Member
 from mlaunch.ledger import Entry, Ledger
 from mlaunch.load import HomeLoad
@@ -33,6 +33,8 @@ NEIGHBOUR_WAIT_S = 0.25
 NAMED_WAIT_S = 12.0
 # When there is no other node, one that failed so long ago is tried again at once.
 TRY_AGAIN_S = 10.0
+# Placed.sticky
+TOGETHER = 2
 # Decisions remembered for `mlaunch why`.
 REMEMBERED = 1000
 
@@ -158,8 +160,10 @@ class Placing:
         entry = Entry(pending.client, exe, argv, self._slots(program, member), self._speed(member))
         self.ledger.enter(place.pid, entry, program.cpu_s)
         if member is None:
-            sticky = not place.top and stays_whatever(exe, profile)
-            answer = Placed(HOME.encode(), int(sticky), reason.encode())
+            sticky = 0
+            if not place.top:
+                sticky = TOGETHER if keeps_together(exe) else int(stays_whatever(exe, profile))
+            answer = Placed(HOME.encode(), sticky, reason.encode())
             pending.client.reply(pending.tag, answer)
             return
         fds = self._attach(pending.client, member, place.pid)

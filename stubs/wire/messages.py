@@ -722,7 +722,7 @@ class Placed(Message):
 
     Carries a socket to the node's link process, unless it is home or this connection has been given
     one to the same process before. `sticky` 1: this executable stays home whatever its arguments,
-    and need not be asked about again for a while.
+    and need not be asked about again for a while; 2: what it starts stays home with it.
     """
 
     KIND = 0x101

@@ -20,7 +20,7 @@ from stubs.home.run.ending import exit_status
 from stubs.home.run.errors import FAILED, MrunError, say
 from stubs.home.run.inherited import ImmovableError
 from stubs.home.run.links import Links, was_lost
-from stubs.home.run.placements import Placements, text_of
+from stubs.home.run.placements import TOGETHER, Placements, text_of
 from stubs.home.run.proc import read_stat
 from stubs.wire.messages import Ended, Error, Kill, Placed, Refused, Spawned
 
@@ -102,7 +102,7 @@ class Departing:
                 task.exec_untraced()
                 return
             self._exes[task.pid] = exe
-            if self._placements.stays(exe):
+            if task.together or self._placements.stays(exe):
                 self._tree.go_on(task)
                 return
             self.begin(Departure(task, Wish(only=self._options.only)), None)
@@ -139,6 +139,7 @@ class Departing:
             return
         task = departure.task
         task.asked = True
+        task.together = answer.sticky == TOGETHER
         departure.node = os.fsdecode(answer.node)
         departure.reason = answer.reason.decode(errors="replace")
         if sock is not None:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     # Gets Placed, Refused or Error, and a new socket to the node's link process, if one is needed.
     Answered = Callable[[Message, "socket.socket | None"], None]
 
+# Placed.sticky
+STICKY = 1
+TOGETHER = 2
+
 # A first daemon has paramiko to load, on a machine that may be busy.
 DAEMON_SECONDS = 20.0
 
@@ -102,7 +106,7 @@ class Placements:
         def done(message: Message) -> None:
             sock = None
             if isinstance(message, Placed):
-                if message.sticky:
+                if message.sticky == STICKY:
                     self._sticky[exe] = time.monotonic() + STICKY_SECONDS
                 if daemon.reply_fds:
                     sock = socket.socket(fileno=daemon.reply_fds[0])

@@ -40,6 +40,7 @@ class Task(Tracee):
         self.counted = False  # among the children of its ancestors
         self.body: Body | None = None  # of which it is the deputy
         self.deciding = False  # stands at its exec until it is decided where it runs
+        self.together = False  # what it starts is where it is
         self.asked = False  # the daemon knows of its program
         self.began = 0.0  # when (monotonic) its program was decided to run here
         self.children = 0  # processes started by it, directly or not, since its exec
@@ -145,6 +146,7 @@ class Tree:
         if child is None:
             child = self.tasks[pid] = Task(pid)
         child.parent = parent
+        child.together = parent.together
         if event == ptrace.PTRACE_EVENT_CLONE:
             return  # a thread
         child.counted = True
