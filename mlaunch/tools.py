@@ -50,7 +50,7 @@ STARTERS = words(
 STARTER_SCRIPTS = words(
     "configure config.status autogen.sh bootstrap meson scons waf tox nox dpkg-buildpackage debuild"
     " autoreconf parallel npm npx yarn pnpm run-clang-tidy run-clang-tidy.py lit prove"
-    " ninja ctest cmake make"
+    " ninja ctest cmake make mrun mlaunch mlaunch.mrun"
 )
 # Starters by sub-command.
 STARTER_COMMANDS = {

@@ -780,6 +780,22 @@ class Ended(Message):
     bytes_to_home: U64
 
 
+class Nested(Message):
+    """M→M: what an mrun that runs under another asks for its program, which it becomes then.
+
+    Reply: Done, or Refused. As in Place; `stats` the path of a receipt, or empty; `verbose` 1: say
+    what is decided.
+    """
+
+    KIND = 0x106
+    pid: U32
+    node: Blob
+    only: Blobs
+    strict: U8
+    verbose: U8
+    stats: Blob
+
+
 class Query(Message):
     """The mlaunch command to D: a request in JSON. Reply: Answer."""
 

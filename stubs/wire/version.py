@@ -5,8 +5,9 @@ speak the same version; the agent travels with its home, so in practice only
 an mrun that is newer than a running daemon ever sees a difference.
 
     1   2026-11-22   first version
+    2   2026-11-27   trees: Place.top, Placed.sticky, Ended, Nested
 """
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2

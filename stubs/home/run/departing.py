@@ -20,6 +20,8 @@ from stubs.home.run.ending import exit_status
 from stubs.home.run.errors import FAILED, MrunError, say
 from stubs.home.run.inherited import ImmovableError
 from stubs.home.run.links import Links, was_lost
+from stubs.home.run.nesting import Nesting
+from stubs.home.run.options import HOME
 from stubs.home.run.placements import TOGETHER, Placements, text_of
 from stubs.home.run.proc import read_stat
 from stubs.wire.messages import Ended, Error, Kill, Placed, Refused, Spawned
@@ -49,7 +51,6 @@ class Departing:
         self,
         loop: Loop,
         tree: Tree,
-        receipt: Receipt,
         options: Options,
         decided: Decided,
         body_ended: Callable[[Body], None],
@@ -57,12 +58,12 @@ class Departing:
         """`decided` is told of every departure, `body_ended` of every end of a body."""
         self._loop = loop
         self._tree = tree
-        self._receipt = receipt
         self._options = options
         self._decided = decided
         self._body_ended = body_ended
         self._tty = read_stat(os.getpid()).tty
         self._placements = Placements(loop)
+        self._nesting = Nesting(loop)
         self._links = Links(loop, self._placements.start_anew)
         self._masks: dict[int, int] = {}  # by pid: what the program mrun was started for may block
         self._starting: set[int] = set()  # pids for which a node has been asked
@@ -102,10 +103,17 @@ class Departing:
                 task.exec_untraced()
                 return
             self._exes[task.pid] = exe
+            wish = self._nesting.take(task.pid)
+            if wish is not None:
+                task.together = False
+                task.receipt = wish.receipt
+                self.begin(Departure(task, wish), None)
+                return
             if task.together or self._placements.stays(exe):
                 self._tree.go_on(task)
                 return
-            self.begin(Departure(task, Wish(only=self._options.only)), None)
+            wish = Wish(only=self._options.only, verbose=self._options.verbose)
+            self.begin(Departure(task, wish), None)
         except (ImmovableError, OSError):
             # What has been killed, or cannot be looked into, is nobody's to move either.
             self._tree.go_on(task)
@@ -115,6 +123,10 @@ class Departing:
         task = departure.task
         if mask is not None:
             self._masks[task.pid] = mask
+
+        if departure.wish.node == HOME:
+            self._stay(departure, "asked for", wanted=True)
+            return
 
         def answered(answer: Message, sock: socket.socket | None) -> None:
             self._placed(departure, answer, sock)
@@ -127,12 +139,8 @@ class Departing:
 
     def _placed(self, departure: Departure, answer: Message, sock: socket.socket | None) -> None:
         if isinstance(answer, Refused):
-            text = answer.text.decode(errors="replace")
-            hint = answer.hint.decode(errors="replace")
-            if departure.wish.top:
-                self._decided(departure, None, MrunError(text, hint, answer.status))
-            else:
-                self._stay(departure, text)
+            text, hint = (raw.decode(errors="replace") for raw in (answer.text, answer.hint))
+            self._refuse(departure, MrunError(text, hint, answer.status))
             return
         if not isinstance(answer, Placed):
             self._stay(departure, f"no home daemon: {text_of(answer)}")
@@ -146,14 +154,34 @@ class Departing:
             self._links.adopt(departure.node, sock)
         if task.status is not None:
             return  # killed while it was thought about
-        if departure.node == "home":
+        if departure.node == HOME:
             self._stay(departure, departure.reason, wanted=True)
         else:
             self._leave(departure)
 
+    def _refuse(self, departure: Departure, error: MrunError) -> None:
+        """Do not run what cannot run as it was asked for."""
+        task = departure.task
+        if departure.wish.top and task.parent is not None:
+            # An inner mrun's: its process ends as that mrun would have.
+            error.report()
+            Deputy(task).end(exit_status(error.status))
+            self._tree.forget(task)
+        elif departure.wish.top:
+            self._decided(departure, None, error)
+        else:
+            self._stay(departure, error.text)
+
     def _stay(self, departure: Departure, reason: str, wanted: bool = False) -> None:
         departure.reason = reason
         departure.wanted_home = wanted
+        wish = departure.wish
+        if wish.strict and not wanted:
+            self._refuse(departure, MrunError(f"{departure.name} cannot run on a node: {reason}"))
+            return
+        if wish.top and wish.verbose:
+            say(f"{departure.name} runs at home: {reason}")
+        departure.task.argv, departure.task.reason = departure.program.argv, reason
         self._decided(departure, None, None)
 
     def go_on(self, task: Task, mask: int) -> None:
@@ -208,7 +236,7 @@ class Departing:
         if was_lost(reply) and departure.losses < OTHER_NODES:
             # The program is whole still, and the daemon hears of the loss as soon as we do.
             departure.losses += 1
-            if self._options.verbose:
+            if departure.wish.verbose:
                 say(f"{departure.node} is lost: {text_of(reply)}")
             self._placements.start_anew()
             self.begin(departure, None)
@@ -246,15 +274,29 @@ class Departing:
             connection.bodies.pop(task.pid, None)
         argv, node, why = departure.program.argv, departure.node, departure.reason
         if body.exited is not None:
-            self._receipt.add_body(argv, node, body.wall_s, why, body.exited)
+            for receipt in self._receipts(task):
+                receipt.add_body(argv, node, body.wall_s, why, body.exited)
             self._tell_body(body)
         else:
-            self._receipt.add_lost(task.pid, argv, node, body.wall_s, why)
-        if not departure.wish.top:
+            for receipt in self._receipts(task):
+                receipt.add_lost(task.pid, argv, node, body.wall_s, why)
+        if task.parent is not None:
             self._complain(body)
         body.end_deputy()
         self._tree.forget(task)
+        if task.status is not None:
+            self._write_receipt(task, task.status)
         self._body_ended(body)
+
+    def _receipts(self, task: Task) -> list[Receipt]:
+        """Return the receipts that tell of a task."""
+        tasks = [task, *self._tree.line(task)]
+        return [each.receipt for each in tasks if each.receipt is not None]
+
+    def _write_receipt(self, task: Task, status: int) -> None:
+        """Write that of an inner mrun whose program has ended."""
+        if task.receipt is not None and task.parent is not None:
+            task.receipt.write(status)
 
     def _complain(self, body: Body) -> None:
         """Say what went wrong with a body of the tree, and have it fail."""
@@ -267,9 +309,13 @@ class Departing:
             say(f"{path}: {why}: a write of {departure.name} failed after it was done")
             body.fail(exit_status(FAILED))
 
-    def ended(self, task: Task, cpu_s: float, maxrss_kib: int) -> None:
+    def ended(self, task: Task, status: int, cpu_s: float, maxrss_kib: int) -> None:
         """Note the end of a task at home: of a program there, or of a deputy that was killed."""
         exe = self._exes.pop(task.pid, None)
+        self._nesting.forget(task.pid)
+        if task.receipt is not None and task.body is None and task.argv:
+            task.receipt.add_home(task.pid, task.argv, cpu_s, task.reason)
+            self._write_receipt(task, status)
         self._masks.pop(task.pid, None)
         if task.body is not None:
             task.body.deputy_died()
@@ -317,5 +363,5 @@ class Departing:
         )
 
     def _tell(self, departure: Departure, text: str) -> None:
-        if self._options.verbose:
+        if departure.wish.verbose:
             say(f"{departure.name} {text}")

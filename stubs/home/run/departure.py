@@ -10,6 +10,7 @@ from stubs.home.run.inherited import ImmovableError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stubs.home.run.capture import Terminal
+    from stubs.home.run.receipt import Receipt
     from stubs.home.run.tree import Task
 
 # Programs that trace others, or look into them: they need real processes, and nobody else who
@@ -21,13 +22,24 @@ class Wish:
     """What the user asks for a program; the default is for what that program starts."""
 
     def __init__(
-        self, node: str = "", only: list[str] | None = None, strict: bool = False, top: bool = False
+        self,
+        node: str = "",
+        only: list[str] | None = None,
+        strict: bool = False,
+        top: bool = False,
+        verbose: bool = False,
+        receipt: Receipt | None = None,
     ) -> None:
-        """`top`: it is the one that mrun was started for; `strict`: not at home for want of one."""
+        """`top`: an mrun was started for it; `strict`: not at home for want of a node.
+
+        `receipt` is to be written when it ends, of it and of all that it starts.
+        """
         self.node = node
         self.only = only or []
         self.strict = strict
         self.top = top
+        self.verbose = verbose
+        self.receipt = receipt
 
 
 class Departure:

@@ -26,7 +26,7 @@ from stubs.home.run.ending import STOP_SIGNALS, end_as, exit_status, stop_self
 from stubs.home.run.errors import FAILED, MrunError, say
 from stubs.home.run.front import Front
 from stubs.home.run.inherited import ImmovableError
-from stubs.home.run.options import HOME
+from stubs.home.run.nesting import hand_over
 from stubs.home.run.receipt import Receipt
 from stubs.home.run.signals import is_fatal
 from stubs.home.run.tree import Task, Tree
@@ -66,7 +66,12 @@ def run(options: Options) -> NoReturn:
     """Run the program to its end, and end as it did."""
     given = launch.Given()
     try:
+        if hand_over(options):
+            athome.become(options.argv, given)
         receipt = Receipt(options.stats)
+    except launch.ExecError as error:
+        MrunError(os.fsdecode(error.text)).report()
+        end_as(exit_status(error.status))
     except MrunError as error:
         error.report()
         end_as(exit_status(error.status))
@@ -97,7 +102,6 @@ class Session:
         self._running = False  # the program, at home or on a node
         self._status: int | None = None  # of the program, as wait4(2) has it
         self._error: MrunError | None = None  # what mrun has to say in the end
-        self._reason = ""  # why the program runs at home
         self._loop: Loop
         self._signals: int
         self._tree: Tree
@@ -117,12 +121,9 @@ class Session:
                 raise MrunError(reason) from None
             return self._untraced(untraced.reason)
 
-    def _tell(self, text: str) -> None:
-        if self._options.verbose:
-            say(text)
-
     def _untraced(self, reason: str) -> int:
-        self._tell(f"{self._name} runs at home: {reason}")
+        if self._options.verbose:
+            say(f"{self._name} runs at home: {reason}")
         for info in self._early:
             # Blocked until the program's own mask is set: pending again.
             os.kill(os.getpid(), info.ssi_signo)
@@ -188,8 +189,9 @@ class Session:
         top, options = self._top, self._options
         self._tree = Tree(self._executed, self._ended, self._delivered, self._stopped)
         self._departing = Departing(
-            self._loop, self._tree, self._receipt, options, self._decided, self._body_ended
+            self._loop, self._tree, options, self._decided, self._body_ended
         )
+        top.receipt = self._receipt
         self._front = Front(self._loop, top, self._look, self._departing.flush)
         top.deciding = True
         self._tree.add(top)
@@ -198,7 +200,7 @@ class Session:
                 raise Untraced("it cannot be moved: it traces others", wanted=True)
             if top.gains_privileges():
                 raise Untraced("it cannot be moved: it changes its user, group or capabilities")
-            wish = Wish(options.node, options.only, not options.fallback, top=True)
+            wish = Wish(options.node, options.only, not options.fallback, True, options.verbose)
             departure = Departure(top, wish)
         except ImmovableError as error:
             raise Untraced(f"it cannot be moved: {error}") from error
@@ -207,23 +209,20 @@ class Session:
                 self._status = top.status
                 return
             raise Untraced(f"it cannot be captured: {error.strerror}") from error
-        if options.node == HOME:
-            self._stays(departure, "asked for", True)
-        else:
-            self._departing.begin(departure, sigset(self._given.mask))
+        self._departing.begin(departure, sigset(self._given.mask))
 
     # what becomes of the program
 
     def _decided(self, departure: Departure, body: Body | None, error: MrunError | None) -> None:
         """Hear where a program runs: as that body, else at home, else not at all."""
-        if departure.task is not self._top:
-            if body is None:
-                self._tree.go_on(departure.task)
-            return
+        task = departure.task
         if error is not None:
             self._error = error
+        elif task is not self._top:
+            if body is None:
+                self._tree.go_on(task)
         elif body is None:
-            self._stays(departure, departure.reason, departure.wanted_home)
+            self._run_at_home()
         else:
             assert departure.capture is not None
             self._running = True
@@ -231,13 +230,8 @@ class Session:
             launch.let_go_of_streams()
             self._look()
 
-    def _stays(self, departure: Departure, reason: str, wanted: bool) -> None:
+    def _run_at_home(self) -> None:
         """Have the program run at home, traced, so that what it starts can be placed."""
-        if not wanted and not self._options.fallback:
-            self._error = MrunError(f"{self._name} cannot run on a node: {reason}")
-            return
-        self._tell(f"{self._name} runs at home: {reason}")
-        self._reason = reason
         self._running = True
         launch.let_go_of_streams()
         for info in self._early:
@@ -282,10 +276,9 @@ class Session:
 
     def _ended(self, task: Task, status: int, usage: struct_rusage) -> None:
         cpu_s = usage.ru_utime + usage.ru_stime
-        self._departing.ended(task, cpu_s, usage.ru_maxrss)
+        self._departing.ended(task, status, cpu_s, usage.ru_maxrss)
         if task is self._top and task.body is None:
             self._status = status
-            self._receipt.add_home(task.pid, self._options.argv, cpu_s, self._reason)
 
     # signals
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from resource import struct_rusage
 
     from stubs.home.run.body import Body
+    from stubs.home.run.receipt import Receipt
 
 _BIRTHS = (ptrace.PTRACE_EVENT_FORK, ptrace.PTRACE_EVENT_VFORK, ptrace.PTRACE_EVENT_CLONE)
 _SIGTRAP = 5
@@ -41,6 +42,9 @@ class Task(Tracee):
         self.body: Body | None = None  # of which it is the deputy
         self.deciding = False  # stands at its exec until it is decided where it runs
         self.together = False  # what it starts is where it is
+        self.argv: list[bytes] = []  # of its program, and why that runs at home
+        self.reason = ""
+        self.receipt: Receipt | None = None  # of it and of what it starts
         self.asked = False  # the daemon knows of its program
         self.began = 0.0  # when (monotonic) its program was decided to run here
         self.children = 0  # processes started by it, directly or not, since its exec
