@@ -38,6 +38,18 @@ from stubs.wire.messages import (
 
 POLL_SECONDS = 0.002
 
+STARTERS = (
+    b"sh",
+    b"dash",
+    b"bash",
+    b"make",
+    b"env",
+    b"timeout",
+    b"setsid",
+    b"python3",
+    b"python3.11",
+)
+
 
 class Guest:
     """One mrun's socket and its body."""
@@ -206,8 +218,15 @@ class Double:
         )
 
     def _place(self, client: Endpoint, place: Place, tag: int) -> None:
-        self.log(repr(place))
+        self.log(f"{place!r} top={place.top}")
         node = place.node.decode()
+        if not place.top and not node:
+            # As in a build: what starts others stays, whatever its arguments; the rest goes.
+            stays = os.path.basename(place.exe) in STARTERS
+            if stays:
+                client.reply(tag, Placed(b"home", 1, b"it starts others"))
+                return
+            node = "double"
         if node == "nobody":
             client.reply(tag, Refused(125, b"no node nobody", b"to add it: do so"))
         elif node == "none":

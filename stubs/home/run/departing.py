@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from stubs.home.run.links import Connection
     from stubs.home.run.options import Options
     from stubs.home.run.receipt import Receipt
     from stubs.home.run.tree import Task, Tree
@@ -212,7 +213,11 @@ class Departing:
             return
         self._tell(departure, f"runs on {departure.node}: {departure.reason}")
         self._starting.add(task.pid)
-        connection.start(capture.spawn, capture.fds, lambda reply: self._started(departure, reply))
+        connection.start(
+            capture.spawn,
+            capture.fds,
+            lambda reply: self._started(departure, connection, reply),
+        )
 
     def _terminal(self, departure: Departure) -> Terminal | None:
         """Return the program's terminal, which must be mrun's; ImmovableError if it is another."""
@@ -226,11 +231,11 @@ class Departing:
         self._tell_end(departure.task, 0.0, 0)
         self._stay(departure, reason)
 
-    def _started(self, departure: Departure, reply: Message) -> None:
+    def _started(self, departure: Departure, connection: Connection, reply: Message) -> None:
         task = departure.task
         self._starting.discard(task.pid)
         if isinstance(reply, Spawned):
-            self._convert(departure)
+            self._convert(departure, connection)
             return
         assert isinstance(reply, Error)
         if was_lost(reply) and departure.losses < OTHER_NODES:
@@ -245,11 +250,9 @@ class Departing:
         else:
             self._give_up(departure, f"the node refuses it: {text_of(reply)}")
 
-    def _convert(self, departure: Departure) -> None:
+    def _convert(self, departure: Departure, connection: Connection) -> None:
         """Make the process the deputy of its body, which runs."""
         task = departure.task
-        connection = self._links.to(departure.node)
-        assert connection is not None
         try:
             deputy = Deputy(task)
         except ProcessLookupError:
@@ -258,6 +261,7 @@ class Departing:
             return
         body = Body(self._loop, connection.post, deputy, departure, self._over)
         connection.bodies[task.pid] = self._bodies[task.pid] = task.body = body
+        departure.connection = connection
         task.deciding = False
         self._decided(departure, body, None)
         body.drain()
@@ -269,9 +273,8 @@ class Departing:
         departure = body.departure
         task = departure.task
         self._bodies.pop(task.pid, None)
-        connection = self._links.to(departure.node)
-        if connection is not None:
-            connection.bodies.pop(task.pid, None)
+        if departure.connection is not None:
+            departure.connection.bodies.pop(task.pid, None)
         argv, node, why = departure.program.argv, departure.node, departure.reason
         if body.exited is not None:
             for receipt in self._receipts(task):

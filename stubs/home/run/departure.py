@@ -10,6 +10,7 @@ from stubs.home.run.inherited import ImmovableError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stubs.home.run.capture import Terminal
+    from stubs.home.run.links import Connection
     from stubs.home.run.receipt import Receipt
     from stubs.home.run.tree import Task
 
@@ -56,6 +57,7 @@ class Departure:
         self.node = ""
         self.reason = ""
         self.wanted_home = False  # it stays there because that is best, not for want of a node
+        self.connection: Connection | None = None  # with the link process of its body
         self.losses = 0  # nodes that were lost before it had begun there
 
     @property
