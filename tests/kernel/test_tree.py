@@ -79,7 +79,7 @@ def test_a_thousand_processes_leave_nothing_behind(bed: Bed, tmp_path: Path) -> 
     # By the shell itself: a body would be one more.
     script = (
         "i=0; while [ $i -lt 1000 ]; do (:); i=$((i + 1)); done; set -- /proc/$PPID/fd/*; echo $#;"
-        " while read name value unit; do [ $name = VmRSS: ] && echo $value; done < /proc/$PPID/status"
+        " while read name value _; do [ $name = VmRSS: ] && echo $value; done < /proc/$PPID/status"
     )
     few = at_home(bed, script.replace("1000", "10")).stdout.split()
     many = at_home(bed, script).stdout.split()
