@@ -286,23 +286,19 @@ class Session:
         self._look()
 
     def _look(self) -> None:
-        """Deal with what tracees and signals have to tell.
+        """Deal with what signals and tracees have to tell.
 
-        The tree is asked first, and once more after a SIGCHLD, which may be for a stop since.
+        Signals are read first: what happens to a tracee after that brings another SIGCHLD.
         """
-        infos: list[signalfd_siginfo] = []
-        latest: list[signalfd_siginfo] | None = None
-        while latest is None or any(info.ssi_signo == signal.SIGCHLD for info in latest):
-            self._tree.poll()
-            latest = read_signals(self._signals)
-            infos += [info for info in latest if info.ssi_signo != signal.SIGCHLD]
+        infos = [info for info in read_signals(self._signals) if info.ssi_signo != signal.SIGCHLD]
+        self._tree.poll()
         if self._running:
             early, self._early = self._early, []
             self._front.settle(early + infos)
         else:
             for info in infos:
                 self._before_it_runs(info)
-        if self._status is not None:
+        if self._status is not None and infos:
             self._after_its_end(infos)
 
     def _after_its_end(self, infos: list[signalfd_siginfo]) -> None:
@@ -319,8 +315,6 @@ class Session:
         Once its start is under way, or if it will find the signal blocked, it has it later.
         """
         signo = info.ssi_signo
-        if signo == signal.SIGCHLD:
-            return  # the tracee stopped, or ended: whoever waits for it sees that
         if signo in self._given.mask or self._departing.is_starting(self._top):
             self._early.append(info)
         elif self._given.is_ignored(signo):
