@@ -637,10 +637,15 @@ class Position(Message):
 
 
 class Lost(Message):
-    """L→M: the node of the body was lost; why, for people."""
+    """L→M: the node of the body was lost; why, for people.
+
+    `unseen` 1: nothing that the body did can have been noticed at home, so that it may be started
+    again as if it had never been.
+    """
 
     KIND = 0x8A
     body: U32
+    unseen: U8
     reason: Blob
 
 
@@ -751,7 +756,7 @@ class Start(Message):
 
 
 class FdClosed(Message):
-    """L→M: the body has closed its standard error: mrun may let go of its own copy."""
+    """L→M: the body has closed a pipe or socket: mrun may let go of its own copy."""
 
     KIND = 0x104
     body: U32

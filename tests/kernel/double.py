@@ -91,7 +91,11 @@ class Guest:
         self._endpoint.reply(tag, Spawned(spawn.body))
         if self.behaviour == "lose":
             self._end_body()
-            self._endpoint.post(Lost(self.body, b"cable pulled"))
+            self._endpoint.post(Lost(self.body, 0, b"cable pulled"))
+            return
+        if self.behaviour == "flaky" and self._double.is_first("flaky"):
+            self._end_body()
+            self._endpoint.post(Lost(self.body, 1, b"cable pulled"))
             return
         if self.behaviour == "crash":
             self._end_body()
@@ -195,6 +199,7 @@ class Double:
 
     def __init__(self, path: str, log: str) -> None:
         self.loop = Loop()
+        self._asked: set[str] = set()
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(path)
@@ -203,6 +208,12 @@ class Double:
 
     def log(self, line: str) -> None:
         os.write(self._log, line.encode() + b"\n")
+
+    def is_first(self, what: str) -> bool:
+        """Tell whether this was not asked before."""
+        first = what not in self._asked
+        self._asked.add(what)
+        return first
 
     def _accept(self, _: int) -> None:
         sock, _address = self._listener.accept()

@@ -217,6 +217,21 @@ def test_an_inner_mrun_that_cannot_have_its_node_fails(bed: Bed) -> None:
     assert done.stderr.count(b"mrun: ") == 3
 
 
+def test_a_body_that_nobody_noticed_is_started_again(bed: Bed, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.write_text("left\n")
+    with given.open() as stdin:
+        done = bed.run("cat", node="flaky", stdin=stdin)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"left\n", b"")
+    assert bodies(bed) == ["cat", "cat"]
+
+
+def test_a_reader_sees_the_end_of_what_was_started_again(bed: Bed) -> None:
+    mrun = f"{sys.executable} -m mlaunch.mrun -n flaky"
+    done = at_home(bed, f"echo through | {mrun} cat | cat; echo ${{PIPESTATUS:-}}end")
+    assert done.stdout == b"through\nend\n"
+
+
 def test_a_program_that_traces_others_is_left_alone(bed: Bed) -> None:
     if not shutil.which("strace"):
         pytest.skip("no strace here")

@@ -36,6 +36,7 @@ class Guest:
         self.files: dict[int, int] = {}  # descriptor of the body -> ours on the same open file
         self.adopted: list[int] = []  # their inodes, and that of the working directory
         self.streams: set[int] = set()
+        self.passed: dict[int, int] = {}  # what had gone over these streams before it began
         self.terminal: Terminal | None = None
         self.exited = False
 

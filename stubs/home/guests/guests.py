@@ -104,11 +104,17 @@ class Guests:
         for guest in list(self._guests.values()):
             if not guest.exited:
                 self._leave_terminal(guest, None)
-                guest.session.post(Lost(guest.pid, reason.encode(errors="surrogateescape")))
+                why = reason.encode(errors="surrogateescape")
+                guest.session.post(Lost(guest.pid, int(self._is_unseen(guest)), why))
                 guest.exited = True
             for number in guest.streams:
                 self._streams.end(number)
             self._release(guest)
+
+    def _is_unseen(self, guest: Guest) -> bool:
+        """Tell whether nothing that the body did until now can have been noticed at home."""
+        unused = all(self._streams.passed(number) == n for number, n in guest.passed.items())
+        return unused and self._files.is_unseen(guest.pid)
 
     def close(self) -> None:
         """Put the terminals back as they were and let go of everything."""

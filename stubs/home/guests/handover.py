@@ -43,6 +43,9 @@ if TYPE_CHECKING:
         def barrier(self) -> None:
             """Send what changed at home until now; before a body may act on it."""
 
+        def is_unseen(self, body: int) -> bool:
+            """Tell whether a body changed no file but those that it made itself."""
+
         def settle(self) -> None:
             """Finish what a body changed until now; before home may act on it."""
 
@@ -86,6 +89,10 @@ class Handover:
                 if item.kind == FD_TTY and guest.terminal is not None:
                     item = item._replace(ref=guest.terminal.number)
             spawn.descriptors[index] = item
+        numbers = set(guest.streams)
+        if guest.terminal is not None:
+            numbers.add(guest.terminal.number)
+        guest.passed = {number: self._streams.passed(number) for number in numbers}
         spawn.exclusive = sorted({item.ref for item in spawn.descriptors if item.fd in exclusive})
 
     def _adopt(self, guest: Guest, fd: int) -> int:
@@ -115,13 +122,9 @@ class Handover:
             guest.streams.add(number)
             item = item._replace(ref=number)
             pipes[key] = item
-        if item.fd == 2:
-            self._tell_of_end(guest, item.ref)
+        message = FdClosed(guest.pid, item.fd)
+        self._streams.on_end(item.ref, lambda: guest.session.post(message))
         return item
-
-    def _tell_of_end(self, guest: Guest, number: int) -> None:
-        message = FdClosed(guest.pid, 2)
-        self._streams.on_end(number, lambda: guest.session.post(message))
 
     def _join_terminal(self, guest: Guest, fds: list[int]) -> None:
         spawn = guest.spawn

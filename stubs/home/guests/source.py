@@ -42,6 +42,7 @@ class Source:
 
         `deliver` posts data to the node, `conclude` that there is no more.
         """
+        self.on_unread: list[Callable[[], None]] = []  # called when the body has closed its end
         self._loop = loop
         self._deliver = deliver
         self._number = number
@@ -70,6 +71,12 @@ class Source:
         self._allowed += count
         if self._end is not None:
             self._loop.watch(self._end.fileno(), READ, self._readable)
+
+    def unread(self) -> None:
+        """Tell who wants to know that the body has closed its end."""
+        calls, self.on_unread = self.on_unread, []
+        for call in calls:
+            call()
 
     def shutdown(self) -> None:
         """Tell the other side of a socket that nothing more will be written (shutdown(2))."""

@@ -89,6 +89,7 @@ class Streams:
         self._inlets: dict[int, Inlet] = {}
         self._outlets: dict[int, Outlet] = {}
         self._shutdowns: dict[int, Timer] = {}
+        self._passed: dict[int, int] = {}
 
     def handlers(self) -> dict[type[Message], Handler]:
         """Return what this end does with the messages of streams."""
@@ -118,6 +119,8 @@ class Streams:
 
     def deliver(self, message: Message) -> None:
         """Post what home has for a body, and before it what home has changed."""
+        if isinstance(message, StreamData):
+            self._count(message)
         self._barrier()
         self._link.post(message)
 
@@ -131,11 +134,20 @@ class Streams:
         self._inlets[number] = inlet
         self._outlets[number] = outlet
 
+    def passed(self, number: int) -> int:
+        """Return how many bytes have gone either way on stream `number` until now."""
+        return self._passed.get(number, 0)
+
+    def _count(self, message: StreamData) -> None:
+        self._passed[message.stream] = self._passed.get(message.stream, 0) + len(message.data)
+
     def on_end(self, number: int, call: Callable[[], None]) -> None:
-        """Have `call` called when the node's writers of a sink are gone."""
-        outlet = self._outlets.get(number)
+        """Have `call` called when the node's writers or readers of a stream are gone."""
+        outlet, inlet = self._outlets.get(number), self._inlets.get(number)
         if isinstance(outlet, Sink):
             outlet.on_end.append(call)
+        elif isinstance(inlet, Source):
+            inlet.on_unread.append(call)
 
     def when_written(self, number: int, then: Callable[[], None]) -> None:
         """Call `then` when all that came for stream `number` until now is with its reader."""
@@ -176,6 +188,7 @@ class Streams:
         outlet = self._outlets.pop(number, None)
         if outlet is not None:
             outlet.close()
+        self._passed.pop(number, None)
 
     def close_all(self) -> None:
         """Close everything that streams have at home."""
@@ -209,6 +222,7 @@ class Streams:
         self._check(message.stream)
         outlet = self._outlets.get(message.stream)
         if outlet is not None:
+            self._count(message)
             self._settle()
             outlet.put(message.data)
 
@@ -238,6 +252,8 @@ class Streams:
         inlet = self._inlets.get(message.stream)
         if inlet is not None:
             self._settle()
+            if isinstance(inlet, Source):
+                inlet.unread()
             inlet.close()
 
     def _want(self, message: StreamWant, tag: int, fds: list[int]) -> None:

@@ -61,6 +61,7 @@ class Body:
         self.began = time.monotonic()
         self.exited: Exited | None = None
         self.lost: str | None = None  # why its node was lost
+        self.unseen = False  # then: nothing of what it did can have been noticed
         self.abandoned = False  # the deputy was killed, and nothing was heard of the body since
         # What to do instead when the deputy gets a signal, when the body is stopped (return whether
         # somebody will continue it), and when it has closed a descriptor.
@@ -74,12 +75,13 @@ class Body:
         self._stopping: Timer | None = None
         self._killed = False
         self._failure: int | None = None
+        self._held: list[Message] = []
         self._handlers: dict[type[Message], Callable[..., None]] = {
             Stopped: self._stopped,
             Continued: self._continued,
             Exited: self._exited,
             Lost: self._lost,
-            FdClosed: lambda message: self.on_fd_closed(message.fd),
+            FdClosed: self._fd_closed,
             Signal: self._signal_group,
         }
 
@@ -97,11 +99,25 @@ class Body:
         """Handle what the link process says of it."""
         self._handlers[type(message)](message)
 
-    def link_lost(self, reason: str) -> None:
-        """Note that the link process is gone."""
+    def link_lost(self, reason: str, unseen: bool = False) -> None:
+        """Note that the node, or the link process, is gone."""
         if not self.ended:
             self.lost = reason
+            self.unseen = unseen
             self._on_end(self)
+
+    def suspend(self) -> None:
+        """Keep what is for the body until it has been started again."""
+        self.lost, self.unseen = None, False
+        self._continuing = False
+        self._post = self._held.append
+
+    def resume(self, post: Callable[[Message], None]) -> None:
+        """Send it what was kept; it has been started again."""
+        held, self._held = self._held, []
+        self._post = post
+        for message in held:
+            post(message)
 
     # the deputy
 
@@ -120,7 +136,7 @@ class Body:
         if not self._killed and not self.ended:
             self._killed = True
             self._post(Kill(self.pid))
-            self._loop.call_later(KILLED_SECONDS, self._give_up)
+            self._loop.call_later(KILLED_SECONDS, self.abandon)
 
     def fail(self, status: int) -> None:
         """Have the deputy end with that wait4(2) status, whatever the body did."""
@@ -185,7 +201,11 @@ class Body:
             self._on_end(self)
 
     def _lost(self, message: Lost) -> None:
-        self.link_lost(message.reason.decode(errors="replace"))
+        self.link_lost(message.reason.decode(errors="replace"), bool(message.unseen))
+
+    def _fd_closed(self, message: FdClosed) -> None:
+        self.departure.let_go_of(message.fd)
+        self.on_fd_closed(message.fd)
 
     def _signal_group(self, message: Signal) -> None:
         # What a terminal does to a process group that reads it from the background.
@@ -197,7 +217,8 @@ class Body:
         else:
             say(f"the link process asks for signal {message.signo}: ignored")
 
-    def _give_up(self) -> None:
+    def abandon(self) -> None:
+        """Wait for nothing any more: the deputy was killed, and the body is dead or will be."""
         if not self.ended:
             self.abandoned = True
             self._on_end(self)

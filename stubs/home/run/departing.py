@@ -24,6 +24,7 @@ from stubs.home.run.nesting import Nesting
 from stubs.home.run.options import HOME
 from stubs.home.run.placements import TOGETHER, Placements, text_of
 from stubs.home.run.proc import read_stat
+from stubs.home.run.restarting import Restarting
 from stubs.wire.messages import Ended, Error, Kill, Placed, Refused, Spawned
 
 TYPE_CHECKING = False
@@ -41,8 +42,9 @@ if TYPE_CHECKING:
     # Called with the departure, and its body unless it stays home, or what is wrong.
     Decided = Callable[[Departure, "Body | None", "MrunError | None"], None]
 
-# How often a body that had not started goes elsewhere when its node is lost.
+# How often a body that had not started goes elsewhere when its node is lost, and one that had.
 OTHER_NODES = 2
+MOST_RESTARTS = 3
 
 
 class Departing:
@@ -70,6 +72,7 @@ class Departing:
         self._starting: set[int] = set()  # pids for which a node has been asked
         self._bodies: dict[int, Body] = {}
         self._exes: dict[int, bytes] = {}
+        self._restarting = Restarting(self._placements, self._links, self._over)
 
     @property
     def busy(self) -> bool:
@@ -200,6 +203,7 @@ class Departing:
         task = departure.task
         try:
             capture = departure.take(self._masks.get(task.pid), self._terminal(departure))
+            fds = departure.copies()
         except ImmovableError as error:
             self._give_up(departure, f"it cannot be moved: {error}")
             return
@@ -208,14 +212,13 @@ class Departing:
             return
         connection = self._links.to(departure.node)
         if connection is None:
-            capture.close()
             self._give_up(departure, f"{departure.node} is lost")
             return
         self._tell(departure, f"runs on {departure.node}: {departure.reason}")
         self._starting.add(task.pid)
         connection.start(
             capture.spawn,
-            capture.fds,
+            fds,
             lambda reply: self._started(departure, connection, reply),
         )
 
@@ -228,6 +231,7 @@ class Departing:
 
     def _give_up(self, departure: Departure, reason: str) -> None:
         """Note that a node was chosen in vain."""
+        departure.close()
         self._tell_end(departure.task, 0.0, 0)
         self._stay(departure, reason)
 
@@ -258,6 +262,7 @@ class Departing:
         except ProcessLookupError:
             # Killed just now: its end is told next.
             connection.post(Kill(task.pid))
+            departure.close()
             return
         body = Body(self._loop, connection.post, deputy, departure, self._over)
         connection.bodies[task.pid] = self._bodies[task.pid] = task.body = body
@@ -272,13 +277,17 @@ class Departing:
         """End the deputy as its body ended, and tell of it."""
         departure = body.departure
         task = departure.task
-        self._bodies.pop(task.pid, None)
         if departure.connection is not None:
             departure.connection.bodies.pop(task.pid, None)
+        if body.unseen and departure.is_whole and departure.restarts < MOST_RESTARTS:
+            self._restarting.begin(body)
+            return
+        self._bodies.pop(task.pid, None)
+        departure.close()
         argv, node, why = departure.program.argv, departure.node, departure.reason
         if body.exited is not None:
             for receipt in self._receipts(task):
-                receipt.add_body(argv, node, body.wall_s, why, body.exited)
+                receipt.add_body(argv, node, body.wall_s, why, body.exited, departure.restarts)
             self._tell_body(body)
         else:
             for receipt in self._receipts(task):

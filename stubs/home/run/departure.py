@@ -59,6 +59,8 @@ class Departure:
         self.wanted_home = False  # it stays there because that is best, not for want of a node
         self.connection: Connection | None = None  # with the link process of its body
         self.losses = 0  # nodes that were lost before it had begun there
+        self.restarts = 0
+        self._kept: dict[int, int] = {}  # descriptor of the program -> our copy
 
     @property
     def name(self) -> str:
@@ -72,6 +74,36 @@ class Departure:
         """
         self.capture = Capture(self.program, mask, terminal)
         return self.capture
+
+    def copies(self) -> list[int]:
+        """Return copies of its descriptors for the link process; they are kept here as well.
+
+        Should its node be lost they are needed once more. Preconditions: it is captured.
+        """
+        assert self.capture is not None
+        if not self._kept:
+            fds, self.capture.fds = self.capture.fds, []
+            self._kept = {item.fd: fd for item, fd in zip(self.capture.spawn.descriptors, fds)}
+        return [os.dup(fd) for fd in self._kept.values()]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that it inherited is still here, so that it can be started again."""
+        capture = self.capture
+        return capture is not None and len(self._kept) == len(capture.spawn.descriptors)
+
+    def let_go_of(self, fd: int) -> None:
+        """Close the copy of a descriptor that the body has closed: others must see that."""
+        copy = self._kept.pop(fd, -1)
+        if copy >= 0:
+            os.close(copy)
+
+    def close(self) -> None:
+        """Close all copies."""
+        for fd in list(self._kept):
+            self.let_go_of(fd)
+        if self.capture is not None:
+            self.capture.close()
 
 
 def traces_others(exe: bytes) -> bool:

@@ -61,7 +61,13 @@ class Receipt:
         self._add(pid, argv, "home", time.monotonic() - self._started, why, cpu_s=cpu_s)
 
     def add_body(
-        self, argv: list[bytes], node: str, wall_s: float, why: str, exited: Exited
+        self,
+        argv: list[bytes],
+        node: str,
+        wall_s: float,
+        why: str,
+        exited: Exited,
+        restarts: int = 0,
     ) -> None:
         """Note a body that has ended on a node."""
         self._add(
@@ -74,6 +80,7 @@ class Receipt:
             round_trips=exited.round_trips,
             bytes_to_node=exited.bytes_to_node,
             bytes_to_home=exited.bytes_to_home,
+            restarts=restarts,
         )
 
     def add_lost(self, pid: int, argv: list[bytes], node: str, wall_s: float, why: str) -> None:
@@ -91,6 +98,7 @@ class Receipt:
         round_trips: int = 0,
         bytes_to_node: int = 0,
         bytes_to_home: int = 0,
+        restarts: int = 0,
     ) -> None:
         self._bodies.append(
             {
@@ -102,7 +110,7 @@ class Receipt:
                 "round_trips": round_trips,
                 "bytes_to_node": bytes_to_node,
                 "bytes_to_home": bytes_to_home,
-                "restarts": 0,
+                "restarts": restarts,
                 "migrations": [],
                 "why": why,
             }

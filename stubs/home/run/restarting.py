@@ -1,0 +1,100 @@
+"""Starting a body again whose node was lost, when nothing that it did can have been noticed.
+
+Its deputy has stood for it all the time and goes on to do so: for parent and user the program has
+only taken longer. What it inherited is kept for this (stubs.home.run.departure). If no node is
+left it is the embedded one's turn, `local`: the process at home cannot become the program again.
+"""
+
+from __future__ import annotations
+
+import os
+
+from stubs.home.run.departure import Wish
+from stubs.home.run.errors import say
+from stubs.home.run.options import HOME
+from stubs.wire.messages import Placed, Spawned
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from stubs.home.run.body import Body
+    from stubs.home.run.links import Connection, Links
+    from stubs.home.run.placements import Placements
+    from stubs.wire.codec import Message
+
+LOCAL = "local"
+
+
+class Restarting:
+    """Finds another node for bodies of one mrun."""
+
+    def __init__(
+        self, placements: Placements, links: Links, failed: Callable[[Body], None]
+    ) -> None:
+        """`failed` gets a body for which there is none; its `lost` says why it needed one."""
+        self._placements = placements
+        self._links = links
+        self._failed = failed
+
+    def begin(self, body: Body) -> None:
+        """Ask for another node."""
+        departure = body.departure
+        departure.restarts += 1
+        reason = body.lost or ""
+        body.suspend()
+        # The daemon hears of the loss as soon as we do, and must not think that we have links.
+        self._placements.start_anew()
+        if departure.wish.verbose:
+            say(f"{departure.node} was lost ({reason}): {departure.name} is started again")
+        self._ask(body, reason)
+
+    def _ask(self, body: Body, reason: str) -> None:
+        def answered(answer: Message, sock: socket.socket | None) -> None:
+            self._placed(body, reason, answer, sock)
+
+        try:
+            self._placements.ask(body.departure, b"", answered)
+        except OSError:
+            self._fail(body, reason)
+
+    def _placed(self, body: Body, reason: str, answer: Message, sock: socket.socket | None) -> None:
+        departure = body.departure
+        if body.deputy.status is not None:
+            body.abandon()
+            return
+        node = os.fsdecode(answer.node) if isinstance(answer, Placed) else HOME
+        if node == HOME:
+            if departure.wish.node == LOCAL:
+                self._fail(body, reason)
+                return
+            wish = departure.wish
+            departure.wish = Wish(LOCAL, [], True, wish.top, wish.verbose, wish.receipt)
+            self._ask(body, reason)
+            return
+        if sock is not None:
+            self._links.adopt(node, sock)
+        connection = self._links.to(node)
+        if connection is None:
+            self._fail(body, reason)
+            return
+        departure.node = node
+        assert departure.capture is not None
+        connection.start(
+            departure.capture.spawn,
+            departure.copies(),
+            lambda reply: self._started(body, reason, connection, reply),
+        )
+
+    def _started(self, body: Body, reason: str, connection: Connection, reply: Message) -> None:
+        if not isinstance(reply, Spawned):
+            self._fail(body, reason)
+            return
+        body.departure.connection = connection
+        connection.bodies[body.pid] = body
+        body.resume(connection.post)
+
+    def _fail(self, body: Body, reason: str) -> None:
+        body.lost, body.unseen = reason, False
+        self._failed(body)
