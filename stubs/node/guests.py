@@ -249,6 +249,8 @@ class Guests:
         if guest is None:
             return
         guest.exit = message
+        others = any(each.exit is None for each in self._guests.values())
+        self._view.announce_temporaries(message.body if others else 0)
         if os.WIFSIGNALED(message.status):
             # Whoever kills it does not wait for a reader that has stopped reading; what is in
             # the pipes goes on as that reader takes it.

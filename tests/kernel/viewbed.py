@@ -145,6 +145,7 @@ def run_view(
 ) -> None:
     """Be the agent: serve the mount until the control socket closes."""
     loop = Loop()
+    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     handlers: dict[Any, Any] = {}
     rpc = Endpoint(loop, SocketStream(sock), handlers, lambda _: lost(), "home")
     link = Link(rpc)
@@ -157,6 +158,7 @@ def run_view(
     def hello(message: Hello, tag: int, _: list[int]) -> None:
         root: Attr = message.root
         view = View(loop, fuse_fd, link, root, uid, gid, full, lambda _: loop.stop())
+        view.see_callers(proc)
         views.append(view)
         handlers.update(view.handlers())
         link.reply(tag, Done())
