@@ -36,7 +36,7 @@ from stubs.wire.codec import Attr
 from stubs.wire.messages import Done, Hello, Ping, Pong
 from tests.cluster.kernel import CLONE_NEWNS, CLONE_NEWUSER, setns, unshare
 
-CHECK_SECONDS = 60
+CHECK_SECONDS = 12
 VERSION = 1
 
 # How the bed's control sockets are asked: one line of JSON each way.
@@ -171,6 +171,9 @@ def run_view(
         if question["what"] == "failure":
             failure = view.take_failure()
             return {"failure": [failure[0], os.fsdecode(failure[1])] if failure else None}
+        if question["what"] == "announce":
+            view.announce_temporaries()
+            return {"announced": True}
         if question["what"] == "lose":
             rpc.close("the test wants it")
             return {"lost": True}
@@ -420,6 +423,10 @@ class Bed:
         """Return errno and path of a refused write that nobody was told."""
         found: list[Any] | None = ask(self._view_control, what="failure")["failure"]
         return found
+
+    def announce(self) -> None:
+        """Have home told of temporary files, as when the last body ends."""
+        ask(self._view_control, what="announce")
 
     def lose(self) -> None:
         """Have the link end."""

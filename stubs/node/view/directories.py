@@ -99,7 +99,7 @@ class Directories:
 
     def _validity(self, node: Node) -> tuple[int, int]:
         """Return for how long the kernel may believe the attributes, in s and ns."""
-        if node.unsettled:
+        if node.pending:
             return 0, 0  # its times are home's to give
         if node.until == FOREVER:
             return DAY, 0
@@ -236,7 +236,7 @@ class Directories:
         if node is None:
             if not self.hidden(unique, nodeid, b""):
                 self._device.error(unique, errno.ESTALE)
-        elif not node.unsettled:
+        elif not node.pending:
             self.give_attr(unique, node)
         elif not self._answered_at_once(unique, node):
             self._uplink.wait(unique)

@@ -48,7 +48,6 @@ class OpenState:
         "opens",
         "pending",
         "size",
-        "unsaid",
         "waiters",
         "writers",
         "written",
@@ -61,7 +60,6 @@ class OpenState:
         self.written = False  # one of them was closed since nobody had it open
         self.pending = 0  # posted changes that home has not answered
         self.size = -1  # while some are pending: the size after them, if it is known
-        self.unsaid = 0  # files in this directory that home does not know
         self.error = 0  # errno of a posted change that failed, not told yet
         self.excused = 0  # so many of the pending ones were under way when one was told
         self.waiters: list[Callable[[], None]] = []  # to be called when nothing is pending
@@ -179,11 +177,6 @@ class Node:
     def pending(self) -> bool:
         """Whether changes of it are under way: what home knows is older."""
         return self.file is not None and self.file.pending > 0
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether its times, at least, are not what home is going to say."""
-        return self.file is not None and (self.file.pending > 0 or self.file.unsaid > 0)
 
     def opened(self) -> OpenState:
         """Return the state of an inode in use, made at first use."""

@@ -17,7 +17,7 @@ free there depends on what its maker depends on, too: 36 random bits. If it is n
 refused when home is told of it, and that is told as any refusal.
 
 Times of such a file are the node's until home is told of it; its inode number is its id for as long
-as the node knows it.
+as the node knows it. The times of the directory do not tell of it.
 """
 
 from __future__ import annotations
@@ -96,11 +96,9 @@ class Temporaries:
         node.ino = node.id
         due = self._clock() + HELD_SECONDS
         self._held[node] = Temporary(parent, name, mode, flags, pid, due)
-        # Neither may be dropped before home knows of the file; and the directory's times are not
-        # those that home gave it.
+        # Neither may be dropped before home knows of the file.
         node.links += 1
         parent.links += 1
-        parent.opened().unsaid += 1
         self._inodes.add_name(parent, name, node)
         self._touch(node)
         if self._timer is None:
@@ -181,17 +179,10 @@ class Temporaries:
         held = self._held.pop(node)
         self._total -= len(held.content)
         parent = held.parent
-        parent.opened().unsaid -= 1
         node.links -= 1
         parent.links -= 1
         self._inodes.release(node)
         self._inodes.release(parent)
-
-    def announce_in(self, parent: Node) -> None:
-        """Tell home of all files in a directory."""
-        for node, held in list(self._held.items()):
-            if held.parent is parent:
-                self.announce(node)
 
     def announce_of(self, pid: int) -> None:
         """Tell home of all files that this process has made; 0: of all that there are."""

@@ -273,8 +273,6 @@ class Writing:
 
     def when_written(self, node: Node, then: Callable[[], None]) -> None:
         """Call `then` once all changes of `node` are answered."""
-        if node.opened().unsaid:
-            self._temporaries.announce_in(node)
         self.flush()
         state = node.opened()
         if state.pending:
