@@ -16,6 +16,9 @@ from stubs.abi.fuse import (
     FATTR_UID,
 )
 from stubs.wire.messages import (
+    ATTR_OPEN,
+    ATTR_PLAIN,
+    NODE_IDS,
     WRITE_APPEND,
     Acknowledge,
     Attrs,
@@ -327,6 +330,45 @@ def test_create_opens_what_is_there_unless_exclusive(peer: Peer, tmp_path: Path)
     assert (tmp_path / "f").read_bytes() == b"old"
     assert peer.create(1, b"f", flags=os.O_RDWR | os.O_TRUNC).size == 0
     assert peer.errno(Create(1, b"f", 0o644, os.O_WRONLY | os.O_EXCL, 0, 0)) == errno.EEXIST
+
+
+def test_a_node_gives_each_of_its_ids_once(peer: Peer, tmp_path: Path) -> None:
+    def create(name: bytes, number: int) -> Create:
+        return Create(1, name, 0o644, os.O_WRONLY, number, 0)
+
+    attr = peer.get(create(b"a", NODE_IDS + 5), Found).entry.attr
+    assert (attr.id, attr.ino) == (NODE_IDS + 5, (tmp_path / "a").stat().st_ino)
+    peer.write(attr.id, b"text")
+    assert (tmp_path / "a").read_bytes() == b"text"
+    assert peer.get(create(b"b", NODE_IDS + 2), Found).entry.attr.id == NODE_IDS + 2
+    peer.get(Unlink(1, b"a", 0), Attrs)
+    for number in (1, NODE_IDS - 1, NODE_IDS + 5, NODE_IDS + 2, 2 * NODE_IDS, (1 << 64) - 1):
+        assert peer.errno(create(b"c", number)) == errno.EINVAL
+    assert peer.get(create(b"far", 2 * NODE_IDS - 1), Found).entry.attr.id == 2 * NODE_IDS - 1
+    assert peer.errno(create(b"c", NODE_IDS + 3)) == errno.EINVAL
+    assert peer.get(create(b"c", 2 * NODE_IDS - 9), Found).entry.attr.id == 2 * NODE_IDS - 9
+
+
+def test_a_file_that_was_there_takes_the_id_that_the_node_gives_it(
+    peer: Peer, tmp_path: Path
+) -> None:
+    (tmp_path / "f").write_bytes(b"old")
+    former = peer.lookup("f").id
+    message = Create(1, b"f", 0o644, os.O_WRONLY, NODE_IDS, 0)
+    assert peer.get(message, Found).entry.attr.id == NODE_IDS
+    assert peer.read(NODE_IDS) == b"old"
+    assert peer.errno(Getattr(former)) == errno.ESTALE
+    assert peer.lookup("f").id == NODE_IDS
+
+
+def test_a_directory_tells_whether_its_names_are_free(peer: Peer, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    number = peer.lookup("d").id
+    peer.names(number)
+    assert peer.attr(number).flags & (ATTR_PLAIN | ATTR_OPEN) == ATTR_PLAIN | ATTR_OPEN
+    (tmp_path / "d").chmod(0o500)
+    expected = ATTR_PLAIN | ATTR_OPEN if os.geteuid() == 0 else 0
+    assert peer.attr(number).flags & (ATTR_PLAIN | ATTR_OPEN) == expected
 
 
 def test_create_opens_no_fifo_and_follows_no_symlink(peer: Peer, tmp_path: Path) -> None:
