@@ -450,7 +450,7 @@ def test_a_warm_compilation_waits_for_home_hardly_ever(bed: Bed) -> None:
     bed.run(lambda: os.stat(f"{bed.mount}/d/unit.o"))
     before = _sent(bed)
     assert _waits_of(bed, compile_) <= 3
-    assert _sent(bed) - before <= 2 * os.stat(f"{bed.home}/d/unit.o").st_size
+    assert 0 < _sent(bed) - before <= os.stat(f"{bed.home}/d/unit.o").st_size
     assert os.listdir(f"{bed.home}/tmp") == []
 
 

@@ -36,7 +36,7 @@ from stubs.wire.codec import Attr
 from stubs.wire.messages import Done, Hello, Ping, Pong
 from tests.cluster.kernel import CLONE_NEWNS, CLONE_NEWUSER, setns, unshare
 
-CHECK_SECONDS = 12
+CHECK_SECONDS = 60
 VERSION = 1
 
 # How the bed's control sockets are asked: one line of JSON each way.
