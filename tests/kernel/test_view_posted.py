@@ -350,6 +350,9 @@ def test_a_temporary_of_a_compiler_never_reaches_home(bed: Bed) -> None:
         make(path, text)
         assert read(path) == text
         assert os.stat(path).st_size == len(text)
+        os.truncate(path, 1000)
+        assert read(path) == text[:1000]
+        assert os.stat(path).st_size == 1000
         assert fails(errno.EEXIST, _exclusive, path, b"")
         make(f"{bed.mount}/d/out.o", b"object")
         os.unlink(path)
@@ -365,7 +368,7 @@ def test_a_temporary_of_a_compiler_never_reaches_home(bed: Bed) -> None:
     assert read(f"{bed.home}/d/out.o") == b"object"
 
 
-@pytest.mark.parametrize("how", ["rename", "link", "fsync", "chmod", "large"])
+@pytest.mark.parametrize("how", ["rename", "link", "fsync", "chmod", "utime", "allocate", "large"])
 def test_a_temporary_is_at_home_once_it_matters(bed: Bed, how: str) -> None:
     path, other = _temporary(bed), f"{bed.mount}/tmp/other"
     text = b"text" * (3 << 20 if how == "large" else 1000)
@@ -378,6 +381,15 @@ def test_a_temporary_is_at_home_once_it_matters(bed: Bed, how: str) -> None:
         elif how == "link":
             os.link(path, other)
             assert os.stat(other).st_ino == ino
+        elif how == "allocate":
+            fd = os.open(path, os.O_RDWR)
+            os.posix_fallocate(fd, 0, len(text) + 100)
+            os.truncate(path, len(text) - 8)
+            os.pwrite(fd, b"texttext", len(text) - 8)
+            os.close(fd)
+        elif how == "utime":
+            os.utime(path, ns=(5, 7))
+            assert os.stat(path).st_mtime_ns == 7
         elif how == "chmod":
             os.chmod(path, 0o644)
             os.stat(path)

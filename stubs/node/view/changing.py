@@ -163,6 +163,8 @@ class Changing:
         if node is None:
             return
         _, offset, length, mode, _ = fuse.fuse_fallocate_in.unpack_from(self._device.buffer, BODY)
+        if node.local:
+            self._temporaries.announce(node)
         self._reading.discard(node)
         self._reading.drafts.end(node)
 

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 NAME_MAX = 255
 
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
+# What ftruncate(2) and truncate(2) ask for.
+_NOW = fuse.FATTR_MTIME | fuse.FATTR_MTIME_NOW
+_TRUNCATIONS = (fuse.FATTR_SIZE, fuse.FATTR_SIZE | _NOW)
 _OWNERS = fuse.FATTR_UID | fuse.FATTR_GID
 
 
@@ -210,7 +213,7 @@ class Posting:
         """Change mode, times or size (to less) of a file of the user's."""
         valid = message.valid
         if node.local:
-            if valid & ~fuse.FATTR_SIZE == 0 and self._temporaries.truncate(node, message.size):
+            if valid in _TRUNCATIONS and self._temporaries.truncate(node, message.size):
                 self._directories.reply_attr(unique, node)
                 return True
             if node.local:

@@ -297,7 +297,8 @@ class Writing:
         """
         node.until = 0.0
         if not told:
-            node.opened().error = code
+            state = node.opened()
+            state.error = state.error or code
             self._failures.setdefault(node, code)
         self._reading.drafts.end(node)
         self._notifier.contents(node)
