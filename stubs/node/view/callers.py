@@ -10,6 +10,7 @@ answer, so what /proc shows is true; where it shows nothing the caller is taken 
 from __future__ import annotations
 
 import os
+import time
 
 from stubs.abi import x86_64 as nr
 
@@ -53,8 +54,11 @@ _MODEST = {
 # A 32-bit program has its stack below 4 GiB, and other numbers.
 _HIGHEST_I386 = 0xFFFFFFFF
 
-# The caller may have queued its request and not gone to sleep yet, on another CPU.
-_ATTEMPTS = 20
+# The caller may have queued its request and not gone to sleep yet: on another CPU, or because it
+# had to make room for us on this one. A nap of ours is shorter than a round trip.
+_ATTEMPTS = 12
+_AWAKE = 4
+_NAP_SECONDS = 0.0001
 
 
 class Callers:
@@ -68,7 +72,9 @@ class Callers:
         """Tell whether this caller, waiting for attributes, will see no times or inode number."""
         if self._proc < 0 or pid <= 0:
             return False
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
+            if attempt >= _AWAKE:
+                time.sleep(_NAP_SECONDS)
             try:
                 fd = os.open(f"{pid}/syscall", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
             except OSError:
