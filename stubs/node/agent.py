@@ -143,6 +143,8 @@ class Agent:
         if problem:
             refusal = Error(errno.ENOEXEC, os.fsencode(problem))
             self._handlers[Spawn] = lambda _, tag, __: self._link.reply(tag, refusal)
+        if self._view is not None and not problem:
+            self._view.see_callers(self._capsule.proc)
         names = os.uname()
         self._link.reply(
             tag,

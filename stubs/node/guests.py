@@ -249,6 +249,7 @@ class Guests:
         if guest is None:
             return
         guest.exit = message
+        self._announce_temporaries(message.body)
         if os.WIFSIGNALED(message.status):
             # Whoever kills it does not wait for a reader that has stopped reading; what is in
             # the pipes goes on as that reader takes it.
@@ -258,6 +259,11 @@ class Guests:
             self._streams.drain(
                 guest.outputs, lambda: self._view.when_written(lambda: self._tell_exit(guest))
             )
+
+    def _announce_temporaries(self, body: int) -> None:
+        """Have home know what a body that has ended leaves; with the last one, what all leave."""
+        others = any(each.exit is None for each in self._guests.values())
+        self._view.announce_temporaries(body if others else 0)
 
     def _tell_exit(self, guest: Guest) -> None:
         message = guest.exit
@@ -308,6 +314,7 @@ class Guests:
             self._capsule.init.post(Kill(body))
             guest.gone = True
             guest.exit = Exited(body, signal.SIGKILL, 0, 0, 0, 0, 0, 0, 0, b"")
+            self._announce_temporaries(body)
             self._tell_exit(guest)
 
     def _traffic(self) -> tuple[int, int, int]:

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 # Attr.flags
 ATTR_VOLATILE = 1  # home cannot watch it (network file system, no watch left): cache 1 s only
+# A directory in which home will make and remove names as its mode, owner and rights allow it, no
+# rule of the export in the way: any name (OPEN), or any that does not begin with a dot (PLAIN).
+ATTR_PLAIN = 2
+ATTR_OPEN = 4
 
 # Write.flags
 WRITE_APPEND = 1  # O_APPEND: at the end of the file as home has it, offset ignored
@@ -53,6 +57,9 @@ SCOPE_PROCESS = 0  # kill(2) of the body itself
 SCOPE_GROUP = 1  # typed at a terminal: the body's process group, as far as it descends from it
 
 ROOT_ID = 1  # inode id of home's root directory
+
+# Inode ids from here to twice that are the node's to give, each once, to files that it makes.
+NODE_IDS = 1 << 62
 
 
 # --- the link ---------------------------------------------------------------------------
@@ -178,7 +185,10 @@ class Getattr(Message):
 
 
 class Setattr(Message):
-    """fchmod, fchown, ftruncate, utimensat: fields by `valid`, FATTR_* of fuse.h. Reply: Attrs."""
+    """fchmod, fchown, ftruncate, utimensat: fields by `valid`, FATTR_* of fuse.h. Reply: Attrs.
+
+    Here and in all that follow, `pid` is the process in the capsule whose call it is.
+    """
 
     KIND = 0x23
     id: U64
@@ -189,6 +199,7 @@ class Setattr(Message):
     size: U64
     atime_ns: I64
     mtime_ns: I64
+    pid: U32
 
 
 class Read(Message):
@@ -212,13 +223,18 @@ class Write(Message):
 
 
 class Create(Message):
-    """openat(2) O_CREAT: makes or opens a regular file. Reply: Found."""
+    """openat(2) O_CREAT: makes or opens a regular file. Reply: Found.
+
+    `id` is 0, or one of NODE_IDS that the file has from now on.
+    """
 
     KIND = 0x26
     dir: U64
     name: Blob
     mode: U32
     flags: U32
+    id: U64
+    pid: U32
 
 
 class Mknod(Message):
@@ -229,6 +245,7 @@ class Mknod(Message):
     name: Blob
     mode: U32
     rdev: U32
+    pid: U32
 
 
 class Mkdir(Message):
@@ -238,6 +255,7 @@ class Mkdir(Message):
     dir: U64
     name: Blob
     mode: U32
+    pid: U32
 
 
 class Symlink(Message):
@@ -247,6 +265,7 @@ class Symlink(Message):
     dir: U64
     name: Blob
     target: Blob
+    pid: U32
 
 
 class Link(Message):
@@ -256,6 +275,7 @@ class Link(Message):
     id: U64
     dir: U64
     name: Blob
+    pid: U32
 
 
 class Unlink(Message):
@@ -264,6 +284,7 @@ class Unlink(Message):
     KIND = 0x2B
     dir: U64
     name: Blob
+    pid: U32
 
 
 class Rmdir(Message):
@@ -272,6 +293,7 @@ class Rmdir(Message):
     KIND = 0x2C
     dir: U64
     name: Blob
+    pid: U32
 
 
 class Rename(Message):
@@ -283,6 +305,7 @@ class Rename(Message):
     new_dir: U64
     new_name: Blob
     flags: U32
+    pid: U32
 
 
 class Readlink(Message):
@@ -308,6 +331,7 @@ class Fallocate(Message):
     mode: U32
     offset: U64
     length: U64
+    pid: U32
 
 
 class Seek(Message):
@@ -342,6 +366,7 @@ class Setxattr(Message):
     name: Blob
     value: Blob
     flags: U32
+    pid: U32
 
 
 class Listxattr(Message):
@@ -357,6 +382,7 @@ class Removexattr(Message):
     KIND = 0x36
     id: U64
     name: Blob
+    pid: U32
 
 
 class Lock(Message):

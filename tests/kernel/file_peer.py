@@ -120,7 +120,7 @@ class Peer:
     def create(
         self, directory: int, name: bytes, mode: int = 0o644, flags: int = os.O_WRONLY
     ) -> Attr:
-        return self.get(Create(directory, name, mode, flags), Found).entry.attr
+        return self.get(Create(directory, name, mode, flags, 0, 0), Found).entry.attr
 
     def write(self, number: int, data: bytes, offset: int = 0, flags: int = 0) -> Attr:
         return self.get(Write(number, offset, flags, 1, data), Attrs).attrs[0]

@@ -16,6 +16,9 @@ from stubs.abi.fuse import (
     FATTR_UID,
 )
 from stubs.wire.messages import (
+    ATTR_OPEN,
+    ATTR_PLAIN,
+    NODE_IDS,
     WRITE_APPEND,
     Acknowledge,
     Attrs,
@@ -109,15 +112,15 @@ def test_missing_names_and_unknown_ids(peer: Peer) -> None:
 def test_names_that_are_none_are_refused(peer: Peer, name: bytes) -> None:
     for message in (
         Lookup(1, name),
-        Create(1, name, 0o644, os.O_WRONLY),
-        Mkdir(1, name, 0o755),
-        Unlink(1, name),
-        Rename(1, name, 1, b"b", 0),
-        Rename(1, b"b", 1, name, 0),
-        Symlink(1, name, b"t"),
-        Mknod(1, name, stat.S_IFIFO, 0),
-        Link(1, 1, name),
-        Rmdir(1, name),
+        Create(1, name, 0o644, os.O_WRONLY, 0, 0),
+        Mkdir(1, name, 0o755, 0),
+        Unlink(1, name, 0),
+        Rename(1, name, 1, b"b", 0, 0),
+        Rename(1, b"b", 1, name, 0, 0),
+        Symlink(1, name, b"t", 0),
+        Mknod(1, name, stat.S_IFIFO, 0, 0),
+        Link(1, 1, name, 0),
+        Rmdir(1, name, 0),
     ):
         assert peer.errno(message) == errno.EINVAL
 
@@ -129,7 +132,7 @@ def test_a_long_name_is_too_long(peer: Peer) -> None:
 def test_deep_directories_are_found_again_when_nothing_is_cached(peer: Peer) -> None:
     number = 1
     for _ in range(200):
-        number = peer.get(Mkdir(number, b"d", 0o755), Found).entry.attr.id
+        number = peer.get(Mkdir(number, b"d", 0o755, 0), Found).entry.attr.id
     peer.service._tree.paths.empty()
     assert peer.attr(number).nlink == 2
 
@@ -266,10 +269,10 @@ def test_fsync_answers_from_its_thread(peer: Peer) -> None:
 
 def test_fallocate_and_holes(peer: Peer, tmp_path: Path) -> None:
     number = peer.create(1, b"f").id
-    attr = peer.get(Fallocate(number, 0, 0, 1 << 20), Attrs).attrs[0]
+    attr = peer.get(Fallocate(number, 0, 0, 1 << 20, 0), Attrs).attrs[0]
     assert attr.size == 1 << 20
-    assert peer.errno(Fallocate(number, 0, 1 << 63, 5)) == errno.EFBIG
-    peer.get(Setattr(number, FATTR_SIZE, 0, 0, 0, 0, 0, 0), Attrs)
+    assert peer.errno(Fallocate(number, 0, 1 << 63, 5, 0)) == errno.EFBIG
+    peer.get(Setattr(number, FATTR_SIZE, 0, 0, 0, 0, 0, 0, 0), Attrs)
     peer.write(number, b"x", 1 << 20)
     assert peer.get(Seek(number, 0, os.SEEK_DATA), Offset).offset == 1 << 20
     assert peer.errno(Seek(number, 0, os.SEEK_END)) == errno.EINVAL
@@ -282,12 +285,12 @@ def test_setattr_sets_mode_size_and_exact_times(peer: Peer, tmp_path: Path) -> N
     (tmp_path / "f").write_bytes(b"x" * 100)
     number = peer.lookup("f").id
     valid = FATTR_MODE | FATTR_SIZE | FATTR_ATIME | FATTR_MTIME
-    attr = peer.get(Setattr(number, valid, 0o4711, 0, 0, 10, 1, -1), Attrs).attrs[0]
+    attr = peer.get(Setattr(number, valid, 0o4711, 0, 0, 10, 1, -1, 0), Attrs).attrs[0]
     native = (tmp_path / "f").stat()
     assert (native.st_mode & 0o7777, native.st_size) == (0o4711, 10)
     assert (native.st_atime_ns, native.st_mtime_ns) == (1, -1)
     assert (attr.size, attr.atime_ns, attr.mtime_ns) == (10, 1, -1)
-    peer.get(Setattr(number, FATTR_MTIME | FATTR_MTIME_NOW, 0, 0, 0, 0, 0, 0), Attrs)
+    peer.get(Setattr(number, FATTR_MTIME | FATTR_MTIME_NOW, 0, 0, 0, 0, 0, 0, 0), Attrs)
     assert (tmp_path / "f").stat().st_mtime_ns > 0
     assert (tmp_path / "f").stat().st_atime_ns == 1
 
@@ -297,23 +300,23 @@ def test_times_and_owner_of_a_symlink_are_its_own(peer: Peer, tmp_path: Path) ->
     (tmp_path / "l").symlink_to("f")
     before = (tmp_path / "f").stat()
     number = peer.lookup("l").id
-    peer.get(Setattr(number, FATTR_MTIME | FATTR_UID, 0, USER, 0, 0, 0, 42), Attrs)
+    peer.get(Setattr(number, FATTR_MTIME | FATTR_UID, 0, USER, 0, 0, 0, 42, 0), Attrs)
     assert (tmp_path / "l").lstat().st_mtime_ns == 42
     assert (tmp_path / "l").lstat().st_uid == USER
     assert (tmp_path / "f").stat() == before
-    assert peer.errno(Setattr(number, FATTR_MODE, 0o777, 0, 0, 0, 0, 0)) == errno.EOPNOTSUPP
+    assert peer.errno(Setattr(number, FATTR_MODE, 0o777, 0, 0, 0, 0, 0, 0)) == errno.EOPNOTSUPP
 
 
 def test_extended_attributes_of_the_user_only(peer: Peer, tmp_path: Path) -> None:
     number = peer.create(1, b"f").id
     assert peer.errno(Getxattr(number, b"security.capability")) == errno.ENODATA
-    assert peer.errno(Setxattr(number, b"trusted.x", b"v", 0)) == errno.EOPNOTSUPP
+    assert peer.errno(Setxattr(number, b"trusted.x", b"v", 0, 0)) == errno.EOPNOTSUPP
     assert peer.errno(Getxattr(number, b"user.none")) == errno.ENODATA
-    peer.get(Setxattr(number, b"user.k", b"v\0w", 0), Done)
+    peer.get(Setxattr(number, b"user.k", b"v\0w", 0, 0), Done)
     assert os.getxattr(tmp_path / "f", "user.k") == b"v\0w"
     assert peer.get(Getxattr(number, b"user.k"), Data).data == b"v\0w"
     assert peer.get(Listxattr(number), Data).data == b"user.k\0"
-    peer.get(Removexattr(number, b"user.k"), Done)
+    peer.get(Removexattr(number, b"user.k", 0), Done)
     assert os.listxattr(tmp_path / "f") == []
 
 
@@ -326,21 +329,60 @@ def test_create_opens_what_is_there_unless_exclusive(peer: Peer, tmp_path: Path)
     assert peer.create(1, b"f").id == number
     assert (tmp_path / "f").read_bytes() == b"old"
     assert peer.create(1, b"f", flags=os.O_RDWR | os.O_TRUNC).size == 0
-    assert peer.errno(Create(1, b"f", 0o644, os.O_WRONLY | os.O_EXCL)) == errno.EEXIST
+    assert peer.errno(Create(1, b"f", 0o644, os.O_WRONLY | os.O_EXCL, 0, 0)) == errno.EEXIST
+
+
+def test_a_node_gives_each_of_its_ids_once(peer: Peer, tmp_path: Path) -> None:
+    def create(name: bytes, number: int) -> Create:
+        return Create(1, name, 0o644, os.O_WRONLY, number, 0)
+
+    attr = peer.get(create(b"a", NODE_IDS + 5), Found).entry.attr
+    assert (attr.id, attr.ino) == (NODE_IDS + 5, (tmp_path / "a").stat().st_ino)
+    peer.write(attr.id, b"text")
+    assert (tmp_path / "a").read_bytes() == b"text"
+    assert peer.get(create(b"b", NODE_IDS + 2), Found).entry.attr.id == NODE_IDS + 2
+    peer.get(Unlink(1, b"a", 0), Attrs)
+    for number in (1, NODE_IDS - 1, NODE_IDS + 5, NODE_IDS + 2, 2 * NODE_IDS, (1 << 64) - 1):
+        assert peer.errno(create(b"c", number)) == errno.EINVAL
+    assert peer.get(create(b"far", 2 * NODE_IDS - 1), Found).entry.attr.id == 2 * NODE_IDS - 1
+    assert peer.errno(create(b"c", NODE_IDS + 3)) == errno.EINVAL
+    assert peer.get(create(b"c", 2 * NODE_IDS - 9), Found).entry.attr.id == 2 * NODE_IDS - 9
+
+
+def test_a_file_that_was_there_takes_the_id_that_the_node_gives_it(
+    peer: Peer, tmp_path: Path
+) -> None:
+    (tmp_path / "f").write_bytes(b"old")
+    former = peer.lookup("f").id
+    message = Create(1, b"f", 0o644, os.O_WRONLY, NODE_IDS, 0)
+    assert peer.get(message, Found).entry.attr.id == NODE_IDS
+    assert peer.read(NODE_IDS) == b"old"
+    assert peer.errno(Getattr(former)) == errno.ESTALE
+    assert peer.lookup("f").id == NODE_IDS
+
+
+def test_a_directory_tells_whether_its_names_are_free(peer: Peer, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    number = peer.lookup("d").id
+    peer.names(number)
+    assert peer.attr(number).flags & (ATTR_PLAIN | ATTR_OPEN) == ATTR_PLAIN | ATTR_OPEN
+    (tmp_path / "d").chmod(0o500)
+    expected = ATTR_PLAIN | ATTR_OPEN if os.geteuid() == 0 else 0
+    assert peer.attr(number).flags & (ATTR_PLAIN | ATTR_OPEN) == expected
 
 
 def test_create_opens_no_fifo_and_follows_no_symlink(peer: Peer, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to("target")
-    assert peer.errno(Create(1, b"fifo", 0o644, os.O_WRONLY)) == errno.ESTALE
-    assert peer.errno(Create(1, b"link", 0o644, os.O_WRONLY)) == errno.ESTALE
+    assert peer.errno(Create(1, b"fifo", 0o644, os.O_WRONLY, 0, 0)) == errno.ESTALE
+    assert peer.errno(Create(1, b"link", 0o644, os.O_WRONLY, 0, 0)) == errno.ESTALE
     assert not (tmp_path / "target").exists()
 
 
 def test_fifos_and_sockets_are_made_but_no_devices(peer: Peer, tmp_path: Path) -> None:
-    peer.get(Mknod(1, b"p", stat.S_IFIFO | 0o600, 0), Found)
-    peer.get(Mknod(1, b"s", stat.S_IFSOCK | 0o600, 0), Found)
-    assert peer.errno(Mknod(1, b"d", stat.S_IFCHR | 0o666, 0x103)) == errno.EPERM
+    peer.get(Mknod(1, b"p", stat.S_IFIFO | 0o600, 0, 0), Found)
+    peer.get(Mknod(1, b"s", stat.S_IFSOCK | 0o600, 0, 0), Found)
+    assert peer.errno(Mknod(1, b"d", stat.S_IFCHR | 0o666, 0x103, 0)) == errno.EPERM
     assert stat.S_ISFIFO((tmp_path / "p").stat().st_mode)
     assert stat.S_ISSOCK((tmp_path / "s").stat().st_mode)
     assert peer.errno(Read(peer.lookup("p").id, 0, 10)) == errno.EINVAL
@@ -349,13 +391,13 @@ def test_fifos_and_sockets_are_made_but_no_devices(peer: Peer, tmp_path: Path) -
 
 def test_rename_and_exchange_keep_ids(peer: Peer, tmp_path: Path) -> None:
     a, b = peer.create(1, b"a").id, peer.create(1, b"b").id
-    directory = peer.get(Mkdir(1, b"d", 0o755), Found).entry.attr.id
-    replies = peer.get(Rename(1, b"a", directory, b"c", 0), Attrs).attrs
+    directory = peer.get(Mkdir(1, b"d", 0o755, 0), Found).entry.attr.id
+    replies = peer.get(Rename(1, b"a", directory, b"c", 0, 0), Attrs).attrs
     assert [attr.id for attr in replies] == [1, directory, a]
-    peer.get(Rename(1, b"b", directory, b"c", 2), Attrs)
+    peer.get(Rename(1, b"b", directory, b"c", 2, 0), Attrs)
     assert (peer.lookup("b").id, peer.lookup("d/c").id) == (a, b)
-    assert peer.errno(Rename(1, b"b", directory, b"c", 1)) == errno.EEXIST
-    assert peer.errno(Rename(1, b"b", directory, b"c", 4)) == errno.EINVAL
+    assert peer.errno(Rename(1, b"b", directory, b"c", 1, 0)) == errno.EEXIST
+    assert peer.errno(Rename(1, b"b", directory, b"c", 4, 0)) == errno.EINVAL
     assert peer.attr(a).nlink == 1
 
 
@@ -364,7 +406,7 @@ def test_rename_over_a_held_file_keeps_it_readable(peer: Peer, tmp_path: Path) -
     (tmp_path / "new").write_bytes(b"new")
     old, new = peer.lookup("old").id, peer.lookup("new").id
     peer.node.post(Hold([old]))
-    attrs = peer.get(Rename(1, b"new", 1, b"old", 0), Attrs).attrs
+    attrs = peer.get(Rename(1, b"new", 1, b"old", 0, 0), Attrs).attrs
     assert [attr.id for attr in attrs] == [1, 1, new, old]
     assert attrs[3].nlink == 0
     assert peer.read(old) == b"old"
@@ -375,7 +417,7 @@ def test_a_directory_moves_with_what_is_known_in_it(peer: Peer, tmp_path: Path) 
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/b/f").write_bytes(b"data")
     number = peer.lookup("a/b/f").id
-    peer.get(Rename(1, b"a", 1, b"z", 0), Attrs)
+    peer.get(Rename(1, b"a", 1, b"z", 0, 0), Attrs)
     peer.service._tree.paths.empty()
     assert peer.read(number) == b"data"
 
@@ -384,12 +426,12 @@ def test_an_unlinked_file_lives_while_it_is_held(peer: Peer, tmp_path: Path) -> 
     number = peer.create(1, b"f", flags=os.O_RDWR).id
     peer.node.post(Hold([number]))
     peer.write(number, b"before")
-    attrs = peer.get(Unlink(1, b"f"), Attrs).attrs
+    attrs = peer.get(Unlink(1, b"f", 0), Attrs).attrs
     assert [attr.nlink for attr in attrs[1:]] == [0]
     peer.service._contents.writers.close()
     peer.service._contents.readers.close()
     peer.write(number, b"after", 6)
-    peer.get(Setattr(number, FATTR_SIZE, 0, 0, 0, 9, 0, 0), Attrs)
+    peer.get(Setattr(number, FATTR_SIZE, 0, 0, 0, 9, 0, 0, 0), Attrs)
     assert peer.read(number) == b"beforeaft"
     peer.node.post(Unhold([number]))
     assert peer.errno(Getattr(number)) == errno.ESTALE
@@ -398,7 +440,7 @@ def test_an_unlinked_file_lives_while_it_is_held(peer: Peer, tmp_path: Path) -> 
 def test_a_file_made_anew_is_another_inode(peer: Peer, tmp_path: Path) -> None:
     for _ in range(20):
         number = peer.create(1, b"f").id
-        peer.get(Unlink(1, b"f"), Attrs)
+        peer.get(Unlink(1, b"f", 0), Attrs)
         assert peer.create(1, b"f").id != number
         os.unlink(tmp_path / "f")
 
@@ -406,9 +448,9 @@ def test_a_file_made_anew_is_another_inode(peer: Peer, tmp_path: Path) -> None:
 def test_hard_links_share_one_id(peer: Peer, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"same")
     number = peer.lookup("a").id
-    attr = peer.get(Link(number, 1, b"b"), Found).entry.attr
+    attr = peer.get(Link(number, 1, b"b", 0), Found).entry.attr
     assert (attr.id, attr.nlink) == (number, 2)
-    attrs = peer.get(Unlink(1, b"a"), Attrs).attrs
+    attrs = peer.get(Unlink(1, b"a", 0), Attrs).attrs
     assert [attr.id for attr in attrs] == [1, number]
     assert peer.lookup("b").id == number
     assert peer.read(number) == b"same"
@@ -423,12 +465,12 @@ def test_a_file_that_lost_one_name_is_found_by_another(peer: Peer, tmp_path: Pat
             os.link(tmp_path / "a", tmp_path / name)
     number = peer.lookup("a").id
     peer.names(peer.lookup("d").id)
-    peer.get(Unlink(1, b"a"), Attrs)
-    peer.get(Rename(1, b"b", 1, b"z", 0), Attrs)
+    peer.get(Unlink(1, b"a", 0), Attrs)
+    peer.get(Rename(1, b"b", 1, b"z", 0, 0), Attrs)
     os.unlink(tmp_path / "c")
     peer.service._tree.paths.empty()
     assert peer.read(number) == b"same"
-    peer.get(Unlink(1, b"z"), Attrs)
+    peer.get(Unlink(1, b"z", 0), Attrs)
     peer.service._tree.paths.empty()
     peer.service._contents.readers.empty()
     assert peer.attr(number).nlink == 1
@@ -439,22 +481,22 @@ def test_a_file_that_lost_one_name_is_found_by_another(peer: Peer, tmp_path: Pat
 
 def test_a_hard_link_of_a_symlink_is_one(peer: Peer, tmp_path: Path) -> None:
     (tmp_path / "l").symlink_to("gone")
-    peer.get(Link(peer.lookup("l").id, 1, b"m"), Found)
+    peer.get(Link(peer.lookup("l").id, 1, b"m", 0), Found)
     assert os.readlink(tmp_path / "m") == "gone"
-    assert peer.errno(Link(1, 1, b"root")) == errno.EPERM
+    assert peer.errno(Link(1, 1, b"root", 0)) == errno.EPERM
 
 
 def test_rmdir_and_unlink_want_their_own_kind(peer: Peer) -> None:
-    peer.get(Mkdir(1, b"d", 0o755), Found)
+    peer.get(Mkdir(1, b"d", 0o755, 0), Found)
     peer.create(1, b"f")
-    assert peer.errno(Unlink(1, b"d")) == errno.EISDIR
-    assert peer.errno(Rmdir(1, b"f")) == errno.ENOTDIR
-    assert [attr.id for attr in peer.get(Rmdir(1, b"d"), Attrs).attrs] == [1]
+    assert peer.errno(Unlink(1, b"d", 0)) == errno.EISDIR
+    assert peer.errno(Rmdir(1, b"f", 0)) == errno.ENOTDIR
+    assert [attr.id for attr in peer.get(Rmdir(1, b"d", 0), Attrs).attrs] == [1]
     assert peer.errno(Lookup(1, b"d")) == errno.ENOENT
 
 
 def test_forgotten_directories_are_no_longer_watched(peer: Peer, tmp_path: Path) -> None:
-    number = peer.get(Mkdir(1, b"d", 0o755), Found).entry.attr.id
+    number = peer.get(Mkdir(1, b"d", 0o755, 0), Found).entry.attr.id
     peer.names(number)
     peer.node.post(Forget([number]))
     peer.ask(Getattr(1))

@@ -95,7 +95,7 @@ def test_a_directory_swapped_for_a_symlink_leads_nowhere(tmp_path: Path) -> None
     reply = peer.ask(Lookup(directory, b"f"))
     if isinstance(reply, Found):
         assert reply.entry.attr.ino == (export / "e/f").stat().st_ino
-    for message in (Unlink(directory, b"f"), Create(directory, b"g", 0o644, os.O_WRONLY)):
+    for message in (Unlink(directory, b"f", 0), Create(directory, b"g", 0o644, os.O_WRONLY, 0, 0)):
         peer.ask(message)
     assert sorted(os.listdir(outside)) == ["f"]
     assert (outside / "f").read_bytes() == b"outside"
@@ -112,7 +112,7 @@ def test_a_directory_moved_out_of_the_export_is_stale(tmp_path: Path) -> None:
     os.rename(export / "d", tmp_path / "out")
     peer.changes()
     assert peer.errno(Lookup(directory, b"f")) == errno.ESTALE
-    assert peer.errno(Create(directory, b"g", 0o644, os.O_WRONLY)) == errno.ESTALE
+    assert peer.errno(Create(directory, b"g", 0o644, os.O_WRONLY, 0, 0)) == errno.ESTALE
     peer.close()
 
 
@@ -145,7 +145,7 @@ def test_a_proc_mounted_elsewhere_is_empty(tmp_path: Path) -> None:
         number = peer.lookup("chroot/proc").id
         assert peer.names(number) == {}
         assert peer.errno(Lookup(number, b"self")) == errno.ENOENT
-        assert peer.errno(Create(number, b"x", 0o644, os.O_WRONLY)) == errno.EROFS
+        assert peer.errno(Create(number, b"x", 0o644, os.O_WRONLY, 0, 0)) == errno.EROFS
 
     in_new_mount_namespace(run)
 
@@ -222,16 +222,16 @@ def test_hidden_names_are_absent_and_cannot_be_made(tmp_path: Path) -> None:
     assert peer.names(config) == {}
     number = peer.create(1, b"f").id
     for message in (
-        Create(1, b".netrc", 0o600, os.O_WRONLY),
-        Mkdir(config, b"gh", 0o755),
-        Symlink(1, b".netrc", b"f"),
-        Link(number, 1, b".netrc"),
-        Rename(1, b"f", 1, b".netrc", 0),
-        Rename(1, b".ssh", 1, b"shown", 0),
-        Rename(1, b".config", 1, b"shown", 0),
-        Rename(1, b"f", 1, b".config", 2),
-        Rmdir(1, b".config"),
-        Unlink(1, b".ssh"),
+        Create(1, b".netrc", 0o600, os.O_WRONLY, 0, 0),
+        Mkdir(config, b"gh", 0o755, 0),
+        Symlink(1, b".netrc", b"f", 0),
+        Link(number, 1, b".netrc", 0),
+        Rename(1, b"f", 1, b".netrc", 0, 0),
+        Rename(1, b".ssh", 1, b"shown", 0, 0),
+        Rename(1, b".config", 1, b"shown", 0, 0),
+        Rename(1, b"f", 1, b".config", 2, 0),
+        Rmdir(1, b".config", 0),
+        Unlink(1, b".ssh", 0),
     ):
         assert peer.errno(message) == errno.EACCES, message
     peer.close()
@@ -267,19 +267,19 @@ def test_read_only_paths_refuse_every_change(tmp_path: Path) -> None:
     attr = peer.lookup("ro/f")
     assert attr.rights & 2 == 0
     for message in (
-        Create(directory, b"g", 0o644, os.O_WRONLY),
-        Create(directory, b"f", 0o644, os.O_WRONLY),
-        Mkdir(directory, b"g", 0o755),
-        Unlink(directory, b"f"),
-        Rename(directory, b"f", 1, b"f", 0),
+        Create(directory, b"g", 0o644, os.O_WRONLY, 0, 0),
+        Create(directory, b"f", 0o644, os.O_WRONLY, 0, 0),
+        Mkdir(directory, b"g", 0o755, 0),
+        Unlink(directory, b"f", 0),
+        Rename(directory, b"f", 1, b"f", 0, 0),
         Write(attr.id, 0, 0, 1, b"x"),
-        Setattr(attr.id, FATTR_MODE, 0o777, 0, 0, 0, 0, 0),
-        Setxattr(attr.id, b"user.x", b"x", 0),
-        Fallocate(attr.id, 0, 0, 100),
+        Setattr(attr.id, FATTR_MODE, 0o777, 0, 0, 0, 0, 0, 0),
+        Setxattr(attr.id, b"user.x", b"x", 0, 0),
+        Fallocate(attr.id, 0, 0, 100, 0),
     ):
         assert peer.errno(message) == errno.EROFS, message
-    assert peer.errno(Link(attr.id, 1, b"f")) == errno.EXDEV
-    assert peer.errno(Rename(1, b"ro", 1, b"rw", 0)) == errno.EACCES
+    assert peer.errno(Link(attr.id, 1, b"f", 0)) == errno.EXDEV
+    assert peer.errno(Rename(1, b"ro", 1, b"rw", 0, 0)) == errno.EACCES
     assert peer.read(attr.id) == b"data"
     peer.close()
 
@@ -330,7 +330,7 @@ def test_permission_is_asked_when_a_file_is_opened_and_not_later(open_dir: Path)
         number = peer.create(1, b"taken", 0o600, os.O_RDWR).id
         peer.service._contents.settle()
         peer.node.post(Hold([number]))
-        peer.get(Setattr(number, FATTR_MODE, 0, 0, 0, 0, 0, 0), Attrs)
+        peer.get(Setattr(number, FATTR_MODE, 0, 0, 0, 0, 0, 0, 0), Attrs)
         peer.write(number, b"still")
         assert peer.read(number) == b"still"
         assert (open_dir / "taken").stat().st_mode & 0o777 == 0

@@ -18,7 +18,18 @@ from hypothesis import strategies as st
 from stubs.link.endpoint import REPLY
 from stubs.wire.codec import Message
 from stubs.wire.frame import encode_frame
-from stubs.wire.messages import MESSAGES, Cancel, Error, Forget, Getattr, Hold, Lock, Unhold
+from stubs.wire.messages import (
+    MESSAGES,
+    NODE_IDS,
+    Cancel,
+    Create,
+    Error,
+    Forget,
+    Getattr,
+    Hold,
+    Lock,
+    Unhold,
+)
 from tests.kernel.file_peer import Peer, in_child
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
@@ -33,6 +44,12 @@ _EDGES = [0, 1, 2, 0x7F, 0xFFF, 1 << 20, (1 << 31) - 1, (1 << 32) - 1]
 _LONG_EDGES = [*_EDGES, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
 # Numbers of what `Bed.ready` looks up: the root is 1, directories 4 and 8, files 2, 3, 5 and 9.
 _IDS = st.one_of(st.integers(1, 9), st.sampled_from([0, 10, 11, 999, (1 << 64) - 1]))
+# What a file that is made is to be called: mostly as home likes, or by an id of the node's own.
+_GIVEN = st.one_of(
+    st.just(0),
+    st.integers(NODE_IDS, NODE_IDS + 50),
+    st.sampled_from([1, 5, NODE_IDS - 1, 2 * NODE_IDS - 1, 2 * NODE_IDS, (1 << 64) - 1]),
+)
 _DIRS = st.one_of(st.sampled_from([1, 4]), st.sampled_from([1, 4]), _IDS)
 _GOOD_NAMES = st.sampled_from([b"a", b"b", b"d", b"f", b"new", b"out"])
 _ODD_NAMES = st.sampled_from(
@@ -64,7 +81,7 @@ def _field(kind: type[Message], name: str, spelled: str) -> st.SearchStrategy[An
     if name in ("dir", "new_dir"):
         return _DIRS
     if name == "id":
-        return _IDS
+        return _GIVEN if kind is Create else _IDS
     if name in _SMALL:
         few = _SMALL[name]
         return few if spelled == "U8" else st.one_of(few, few, st.sampled_from(_EDGES))

@@ -36,26 +36,26 @@ EMPTY = Invalidate([], [], [], [])
 
 def test_what_the_node_does_itself_is_not_told(peer: Peer, tmp_path: Path) -> None:
     peer.names(1)
-    directory = peer.get(Mkdir(1, b"d", 0o755), Found).entry.attr.id
+    directory = peer.get(Mkdir(1, b"d", 0o755, 0), Found).entry.attr.id
     peer.names(directory)
     number = peer.create(1, b"f").id
     peer.write(number, b"data")
     peer.node.post(Write(number, 4, 0, 1, b"posted"))
     peer.write(number, b"more", 0, WRITE_APPEND)
-    peer.get(Setattr(number, FATTR_MODE, 0o600, 0, 0, 0, 0, 0), Attrs)
-    peer.get(Symlink(1, b"l", b"f"), Found)
-    peer.get(Link(number, directory, b"g"), Found)
+    peer.get(Setattr(number, FATTR_MODE, 0o600, 0, 0, 0, 0, 0, 0), Attrs)
+    peer.get(Symlink(1, b"l", b"f", 0), Found)
+    peer.get(Link(number, directory, b"g", 0), Found)
     peer.write(number, b"through the other name")
-    peer.get(Rename(1, b"f", directory, b"h", 0), Attrs)
+    peer.get(Rename(1, b"f", directory, b"h", 0, 0), Attrs)
     peer.write(number, b"moved")
-    peer.get(Rename(directory, b"g", directory, b"h", 0), Attrs)
-    peer.get(Unlink(directory, b"h"), Attrs)
+    peer.get(Rename(directory, b"g", directory, b"h", 0, 0), Attrs)
+    peer.get(Unlink(directory, b"h", 0), Attrs)
     peer.service.settle()
     peer.create(directory, b"x", 0o644, os.O_RDWR | os.O_TRUNC)
     peer.create(directory, b"x", 0o644, os.O_RDWR | os.O_TRUNC)
-    peer.get(Unlink(directory, b"x"), Attrs)
-    peer.get(Unlink(directory, b"g"), Attrs)
-    peer.get(Rmdir(1, b"d"), Attrs)
+    peer.get(Unlink(directory, b"x", 0), Attrs)
+    peer.get(Unlink(directory, b"g", 0), Attrs)
+    peer.get(Rmdir(1, b"d", 0), Attrs)
     peer.until(lambda: not len(peer.service._contents.writers))
     assert peer.changes() == EMPTY
 

@@ -154,6 +154,7 @@ def run_view(
 ) -> None:
     """Be the agent: serve the mount until the control socket closes."""
     loop = Loop()
+    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     handlers: dict[Any, Any] = {}
     rpc = Endpoint(loop, SocketStream(sock), handlers, lambda _: lost(), "home")
     link = Link(rpc)
@@ -166,6 +167,7 @@ def run_view(
     def hello(message: Hello, tag: int, _: list[int]) -> None:
         root: Attr = message.root
         view = View(loop, fuse_fd, link, root, uid, gid, full, lambda _: loop.stop())
+        view.see_callers(proc)
         views.append(view)
         handlers.update(view.handlers())
         link.reply(tag, Done())
@@ -178,6 +180,9 @@ def run_view(
         if question["what"] == "failure":
             failure = view.take_failure()
             return {"failure": [failure[0], os.fsdecode(failure[1])] if failure else None}
+        if question["what"] == "announce":
+            view.announce_temporaries()
+            return {"announced": True}
         if question["what"] == "lose":
             rpc.close("the test wants it")
             return {"lost": True}
@@ -427,6 +432,10 @@ class Bed:
         """Return errno and path of a refused write that nobody was told."""
         found: list[Any] | None = ask(self._view_control, what="failure")["failure"]
         return found
+
+    def announce(self) -> None:
+        """Have home told of temporary files, as when the last body ends."""
+        ask(self._view_control, what="announce")
 
     def lose(self) -> None:
         """Have the link end."""

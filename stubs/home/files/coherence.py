@@ -308,6 +308,17 @@ class Coherence:
             place = self._tree.known(path)
             if place is not None:
                 self._names[place] = None
+                self._look_below(place[0].children[place[1]])
+
+    def _look_below(self, inode: Inode) -> None:
+        """Tell of all directories below a mount point: what may be done in them may be less now."""
+        found = [inode]
+        while found:
+            directory = found.pop()
+            if isinstance(directory, Directory):
+                found += directory.children.values()
+                if directory.wd >= 0:
+                    self._attrs[directory] = None
 
     def _look_at_checked(self) -> None:
         for inode in list(self._checked):

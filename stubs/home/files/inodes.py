@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 
-from stubs.wire.messages import ROOT_ID
+from stubs.wire.messages import NODE_IDS, ROOT_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # What a node may make us remember: some 100 MB. Beyond, the oldest ids that nothing depends on
 # are forgotten; the node that still uses one is told ESTALE and looks the name up again.
 MAX_INODES = 1 << 18
+
+# Ids that the node has passed over and may still give: it tells of some files later than of others.
+MAX_PASSED = 1 << 12
 
 
 class Inode:
@@ -94,6 +97,8 @@ class InodeTable:
         self._ids: dict[int, Inode] = {}
         self._devices: dict[int, dict[int, Inode]] = {}
         self._next = ROOT_ID
+        self._claimable = NODE_IDS  # the lowest id that the node has neither given nor passed over
+        self._passed: dict[int, None] = {}
         inode = self.identify(root)
         assert isinstance(inode, Directory)
         self.root = inode
@@ -122,8 +127,24 @@ class InodeTable:
             raise stale(f"inode {number}")
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
-    def identify(self, status: os.stat_result) -> Inode:
-        """Return the inode that stat(2) described, with a new id if it was not known."""
+    def claim(self, number: int) -> None:
+        """Take note that the node gives this id to a file; OSError EINVAL unless it still may."""
+        if number in self._passed:
+            del self._passed[number]
+            return
+        if not self._claimable <= number < 2 * NODE_IDS:
+            raise OSError(errno.EINVAL, "not an id for the node to give")
+        for passed in range(max(self._claimable, number - MAX_PASSED), number):
+            self._passed[passed] = None
+        while len(self._passed) > MAX_PASSED:
+            del self._passed[next(iter(self._passed))]
+        self._claimable = number + 1
+
+    def identify(self, status: os.stat_result, claimed: int = 0) -> Inode:
+        """Return the inode that stat(2) described, with a new id if it was not known.
+
+        A `claimed` id is for a file that was not known: what had its number is no more.
+        """
         dev, ino = status.st_dev, status.st_ino
         kind = stat.S_IFMT(status.st_mode)
         numbers = self._devices.get(dev)
@@ -131,11 +152,12 @@ class InodeTable:
             numbers = self._devices[dev] = {}
         inode = numbers.get(ino)
         if inode is not None:
-            if inode.kind == kind:
+            if inode.kind == kind and not claimed:
                 return inode
             self.retire(inode)  # the number was given to another file meanwhile
-        number = self._next
-        self._next += 1
+        number = claimed or self._next
+        if not claimed:
+            self._next += 1
         if kind == stat.S_IFDIR:
             inode = Directory(number, dev, ino)
         else:
@@ -144,9 +166,11 @@ class InodeTable:
         numbers[ino] = inode
         return inode
 
-    def place(self, parent: Directory, name: bytes, status: os.stat_result) -> Inode:
+    def place(
+        self, parent: Directory, name: bytes, status: os.stat_result, claimed: int = 0
+    ) -> Inode:
         """Return the inode that stat(2) found at `name`, and note that it is there."""
-        inode = self.identify(status)
+        inode = self.identify(status, claimed)
         known = parent.children.get(name)
         if known is not inode:
             if known is not None:

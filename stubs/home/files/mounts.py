@@ -1,4 +1,4 @@
-"""The mount points of our namespace, and which of them came or went.
+"""The mount points of our namespace, and which of them came, went, or became read-only.
 
 inotify does not tell of a file system that is mounted over a directory, nor of one that is taken
 off again while somebody still has a file of it open.
@@ -29,7 +29,7 @@ class Mounts:
         self._file.close()
 
     def changed(self) -> list[bytes]:
-        """Return the mount points at which something else is on top than at the last look."""
+        """Return the mount points with something else on top, or other options, than last time."""
         if not self._poll.poll(0):
             return []
         before, self._points = self._points, self._read()
@@ -37,10 +37,12 @@ class Mounts:
         return sorted(at for at in places if before.get(at) != self._points.get(at))
 
     def _read(self) -> dict[bytes, bytes]:
-        """Return the id of the mount on top at each mount point."""
+        """Return the id and options of the mount on top at each mount point."""
         self._file.seek(0)
         points = {}
         for line in self._file.read().splitlines():
-            number, _, _, _, point, _ = line.split(b" ", 5)
-            points[_ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), point)] = number
+            fields = line.split(b" ")
+            number, point, options = fields[0], fields[4], fields[5]
+            point = _ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), point)
+            points[point] = b" ".join((number, options, fields[-1]))
         return points

@@ -50,6 +50,8 @@ class Naming:
 
     def create(self, message: Create) -> Message:
         """Make a regular file, or open the one that is there."""
+        if message.id:
+            self._tree.table.claim(message.id)
         directory = self._tree.table.directory(message.dir)
         parent = self._tree.writable_directory(directory, message.name)
         access = message.flags & os.O_ACCMODE
@@ -67,7 +69,7 @@ class Naming:
                 return self._open_existing(directory, message)
         finally:
             self._coherence.after((directory.wd, message.name))
-        inode = self._tree.table.place(directory, message.name, os.fstat(fd))
+        inode = self._tree.table.place(directory, message.name, os.fstat(fd), message.id)
         self._contents.add_created(inode, fd, access, mode)
         return self._found(directory, message.name)
 
@@ -76,6 +78,8 @@ class Naming:
         if inode.kind != stat.S_IFREG:
             # The node believed that there was nothing: let it look again.
             raise stale(os.fsdecode(message.name))
+        if message.id:
+            inode = self._rename_inode(directory, message, inode)
         access = message.flags & os.O_ACCMODE
         if access != os.O_WRONLY:
             self._contents.reader(inode)
@@ -84,6 +88,22 @@ class Naming:
             if message.flags & os.O_TRUNC:
                 os.ftruncate(fd, 0)
         return self._found(directory, message.name)
+
+    def _rename_inode(self, directory: Directory, message: Create, inode: Inode) -> Inode:
+        """Give a file that somebody was faster to make the id by which the node calls it already.
+
+        The node takes it for empty, and is told better.
+        """
+        if inode.held:
+            raise stale(os.fsdecode(message.name))
+        self._contents.forget(inode)
+        self._tree.drop(inode)
+        status = os.stat(message.name, dir_fd=self._tree.path_fd(directory), follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            raise stale(os.fsdecode(message.name))
+        inode = self._tree.table.place(directory, message.name, status, message.id)
+        self._coherence.changed(inode)
+        return inode
 
     def mknod(self, message: Mknod) -> Message:
         """Make a regular file, a FIFO or a socket; never a device (EPERM)."""

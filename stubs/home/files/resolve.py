@@ -20,7 +20,7 @@ from stubs.home.files.filesystem import Credentials, W, X, filesystem_of
 from stubs.home.files.inodes import Directory, InodeTable, stale
 from stubs.home.files.policy import View
 from stubs.wire.codec import Attr, Entry
-from stubs.wire.messages import ATTR_VOLATILE
+from stubs.wire.messages import ATTR_OPEN, ATTR_PLAIN, ATTR_VOLATILE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -299,11 +299,33 @@ class Tree:
             and (inode.view is None or not inode.view.empty)
         )
 
+    def _freedom(self, inode: Directory) -> int:
+        """Return ATTR_PLAIN and ATTR_OPEN as far as they are true of a directory."""
+        if inode.wd < 0:
+            return 0
+        try:
+            view, fs = self.view(inode), self.filesystem(inode)
+            fd = self.path_fd(inode)
+        except OSError:
+            return 0
+        if view.readonly or view.empty or fs.readonly or fs.network or fs.kernel:
+            return 0
+        # Mode and owner do not tell of everything: a mount that is read-only, chattr +i.
+        if not os.access(proc_path(fd), os.W_OK | os.X_OK, effective_ids=True):
+            return 0
+        ruled = view.hidden | view.guarded | view.modes.keys()
+        if not ruled:
+            return ATTR_PLAIN | ATTR_OPEN
+        return ATTR_PLAIN if all(name.startswith(b".") for name in ruled) else 0
+
     def _attr(self, inode: Inode, status: os.stat_result, rights: int, volatile: bool) -> Attr:
         inode.size = status.st_size
         inode.mtime_ns = status.st_mtime_ns
         inode.nlink = status.st_nlink
         ino = status.st_ino
+        flags = ATTR_VOLATILE if volatile else 0
+        if isinstance(inode, Directory):
+            flags |= self._freedom(inode)
         if (
             isinstance(inode, Directory)
             and inode.parent is not None
@@ -327,7 +349,7 @@ class Tree:
             status.st_rdev,
             status.st_blksize,
             rights | inode.granted,
-            ATTR_VOLATILE if volatile else 0,
+            flags,
         )
 
     # names

@@ -1,8 +1,8 @@
 """Changes of names and attributes, extended attributes, space: requests that home decides on.
 
-Each waits for home. Its reply carries the attributes of everything that the change touched, so
-nothing has to be asked afterwards: snapshots and attributes here follow our own changes, and the
-kernel updates its own caches by itself.
+Each waits for home, unless it can be posted (stubs.node.view.posting). Its reply carries the
+attributes of everything that the change touched, so nothing has to be asked afterwards: snapshots
+and attributes here follow our own changes, and the kernel updates its own caches by itself.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ if TYPE_CHECKING:
     from stubs.node.view.directories import Directories
     from stubs.node.view.fuse import Device
     from stubs.node.view.inodes import Inodes, Node
+    from stubs.node.view.posting import Posting
     from stubs.node.view.reading import Reading
+    from stubs.node.view.temporaries import Temporaries
     from stubs.node.view.uplink import Uplink
     from stubs.wire.codec import Message
 
@@ -79,6 +81,8 @@ class Changing:
         directories: Directories,
         opening: Opening,
         reading: Reading,
+        posting: Posting,
+        temporaries: Temporaries,
     ) -> None:
         """Take over the opcodes of changes."""
         self._device = device
@@ -87,6 +91,8 @@ class Changing:
         self._directories = directories
         self._opening = opening
         self._reading = reading
+        self._posting = posting
+        self._temporaries = temporaries
         device.handlers.update(
             {
                 fuse.FUSE_SETATTR: self._setattr,
@@ -128,15 +134,6 @@ class Changing:
         fields = fuse.fuse_setattr_in.unpack_from(self._device.buffer, BODY)
         valid, _, _, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = fields
         target = node
-        if valid & fuse.FATTR_SIZE:
-            self._reading.discard(node)
-
-        def done(reply: Attrs) -> None:
-            self._own(reply)
-            if valid & fuse.FATTR_SIZE:
-                self._reading.drafts.truncate(target, size)
-            self._directories.reply_attr(unique, target)
-
         message = Setattr(
             nodeid,
             valid & _TOLD,
@@ -146,7 +143,19 @@ class Changing:
             size,
             atime * _NS + atime_ns,
             mtime * _NS + mtime_ns,
+            self._device.pid,
         )
+        if self._posting.setattr(unique, node, message):
+            return
+        if valid & fuse.FATTR_SIZE:
+            self._reading.discard(node)
+
+        def done(reply: Attrs) -> None:
+            self._own(reply)
+            if valid & fuse.FATTR_SIZE:
+                self._reading.drafts.truncate(target, size)
+            self._directories.reply_attr(unique, target)
+
         self._uplink.request(unique, message, Attrs, done, (node,))
 
     def _fallocate(self, unique: int, nodeid: int, _: int) -> None:
@@ -154,6 +163,8 @@ class Changing:
         if node is None:
             return
         _, offset, length, mode, _ = fuse.fuse_fallocate_in.unpack_from(self._device.buffer, BODY)
+        if node.local:
+            self._temporaries.announce(node)
         self._reading.discard(node)
         self._reading.drafts.end(node)
 
@@ -161,12 +172,15 @@ class Changing:
             self._own(reply)
             self._device.error(unique, 0)
 
-        self._uplink.request(unique, Fallocate(nodeid, mode, offset, length), Attrs, done, (node,))
+        message = Fallocate(nodeid, mode, offset, length, self._device.pid)
+        self._uplink.request(unique, message, Attrs, done, (node,))
 
     # names that come
 
     def _made(self, unique: int, parent: Node, name: bytes, message: Message) -> None:
         """Ask for a new name and answer with its entry."""
+        if self._posting.told_failure(unique, parent):
+            return
 
         def found(reply: Found) -> None:
             node = self._take_in(parent, name, reply)
@@ -188,6 +202,10 @@ class Changing:
         if parent is None:
             return
         directory = parent
+        if self._posting.told_failure(unique, parent):
+            return
+        if self._posting.create(unique, parent, name, mode & 0o7777, flags):
+            return
 
         def found(reply: Found) -> None:
             node = self._take_in(directory, name, reply)
@@ -196,52 +214,55 @@ class Changing:
                 self._reading.drafts.begin(node)
             self._directories.reply_entry(unique, directory, node, OPENED)
 
-        self._uplink.request(
-            unique, Create(nodeid, name, mode & 0o7777, flags), Found, found, (parent,)
-        )
+        message = Create(nodeid, name, mode & 0o7777, flags, 0, self._device.pid)
+        self._uplink.request(unique, message, Found, found, (parent,))
 
     def _mknod(self, unique: int, nodeid: int, length: int) -> None:
         mode, rdev, _, _ = fuse.fuse_mknod_in.unpack_from(self._device.buffer, BODY)
         name = self._device.names(length, BODY + fuse.fuse_mknod_in.size)[0]
         parent = self._node(unique, nodeid)
         if parent is not None:
-            self._made(unique, parent, name, Mknod(nodeid, name, mode, rdev))
+            self._made(unique, parent, name, Mknod(nodeid, name, mode, rdev, self._device.pid))
 
     def _mkdir(self, unique: int, nodeid: int, length: int) -> None:
         mode, _ = fuse.fuse_mkdir_in.unpack_from(self._device.buffer, BODY)
         name = self._device.names(length, BODY + fuse.fuse_mkdir_in.size)[0]
         parent = self._node(unique, nodeid)
         if parent is not None:
-            self._made(unique, parent, name, Mkdir(nodeid, name, mode & 0o7777))
+            self._made(unique, parent, name, Mkdir(nodeid, name, mode & 0o7777, self._device.pid))
 
     def _symlink(self, unique: int, nodeid: int, length: int) -> None:
         name, target = self._device.names(length)
         parent = self._node(unique, nodeid)
         if parent is not None:
-            self._made(unique, parent, name, Symlink(nodeid, name, target))
+            self._made(unique, parent, name, Symlink(nodeid, name, target, self._device.pid))
 
     def _link(self, unique: int, nodeid: int, length: int) -> None:
         (old,) = fuse.fuse_link_in.unpack_from(self._device.buffer, BODY)
         name = self._device.names(length, BODY + fuse.fuse_link_in.size)[0]
         parent = self._node(unique, nodeid)
         if parent is not None:
-            self._made(unique, parent, name, Link(old, nodeid, name))
+            self._made(unique, parent, name, Link(old, nodeid, name, self._device.pid))
 
     # names that go
 
     def _unlink(self, unique: int, nodeid: int, length: int) -> None:
         name = self._device.body(length - 1)
-        self._remove(unique, nodeid, name, Unlink(nodeid, name))
+        self._remove(unique, nodeid, name, Unlink(nodeid, name, self._device.pid))
 
     def _rmdir(self, unique: int, nodeid: int, length: int) -> None:
         name = self._device.body(length - 1)
-        self._remove(unique, nodeid, name, Rmdir(nodeid, name))
+        self._remove(unique, nodeid, name, Rmdir(nodeid, name, self._device.pid))
 
     def _remove(self, unique: int, nodeid: int, name: bytes, message: Message) -> None:
         parent = self._node(unique, nodeid)
         if parent is None:
             return
         directory = parent
+        if self._posting.told_failure(unique, parent):
+            return
+        if type(message) is Unlink and self._posting.unlink(unique, parent, name):
+            return
 
         def done(reply: Attrs) -> None:
             victim = directory.directory().names.get(name)
@@ -279,6 +300,11 @@ class Changing:
             self._device.error(unique, errno.ESTALE)
             return
         origin, destination = source, target
+        if self._posting.told_failure(unique, source):
+            return
+        for node in (source.directory().names.get(old), target.directory().names.get(new)):
+            if node is not None and node.local:
+                self._temporaries.announce(node)
 
         def done(reply: Attrs) -> None:
             self._own(reply)
@@ -286,7 +312,7 @@ class Changing:
             self._device.error(unique, 0)
 
         self._opening.name_goes(target.directory().names.get(new))
-        message = Rename(nodeid, old, new_dir, new, flags)
+        message = Rename(nodeid, old, new_dir, new, flags, self._device.pid)
         self._uplink.request(unique, message, Attrs, done, (source, target))
 
     def _moved(
@@ -384,7 +410,7 @@ class Changing:
         if name.startswith(_PRIVATE_XATTRS):
             self._device.error(unique, errno.EOPNOTSUPP)
         else:
-            message = Setxattr(nodeid, name, value[:size], flags)
+            message = Setxattr(nodeid, name, value[:size], flags, self._device.pid)
             self._change_xattr(unique, nodeid, message)
 
     def _removexattr(self, unique: int, nodeid: int, length: int) -> None:
@@ -392,7 +418,7 @@ class Changing:
         if name.startswith(_PRIVATE_XATTRS):
             self._device.error(unique, errno.EOPNOTSUPP)
         else:
-            self._change_xattr(unique, nodeid, Removexattr(nodeid, name))
+            self._change_xattr(unique, nodeid, Removexattr(nodeid, name, self._device.pid))
 
     def _change_xattr(self, unique: int, nodeid: int, message: Message) -> None:
         node = self._node(unique, nodeid)

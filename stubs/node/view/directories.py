@@ -12,6 +12,7 @@ import errno
 import stat
 
 from stubs.abi import fuse
+from stubs.node.view.callers import Callers
 from stubs.node.view.fuse import BODY
 from stubs.node.view.inodes import DAY, FOREVER, VOLATILE_SECONDS, Node
 from stubs.node.view.walk import Walk
@@ -63,6 +64,7 @@ class Directories:
         # Asked before an inode's attributes are given out; set by the view.
         self.when_written: Callable[[Node, Callable[[], None]], None] = lambda node, then: then()
         self.hidden: Callable[[int, int, bytes], bool] = lambda unique, id_, name: False
+        self.callers = Callers()
         self._device = device
         self._uplink = uplink
         self._inodes = inodes
@@ -97,6 +99,8 @@ class Directories:
 
     def _validity(self, node: Node) -> tuple[int, int]:
         """Return for how long the kernel may believe the attributes, in s and ns."""
+        if node.pending:
+            return 0, 0  # its times are home's to give
         if node.until == FOREVER:
             return DAY, 0
         left = node.until - self._clock()
@@ -109,7 +113,7 @@ class Directories:
 
     def reply_entry(self, unique: int, parent: Node, node: Node, more: bytes = b"") -> None:
         """Answer with an entry (and `more`), once no write to it is under way."""
-        if node.file is not None and node.file.pending:
+        if node.pending:
             self._uplink.wait(unique, (parent,))
             self.when_written(node, lambda: self._reply_late(unique, parent, node, more))
         elif not self._device.reply(unique, self.entry_out(parent, node) + more):
@@ -141,6 +145,10 @@ class Directories:
                 self._device.error(unique, errno.ESTALE)
             return
         directory = parent.dir
+        known = directory.names.get(name) if directory is not None else None
+        if known is not None and known.local:
+            self.reply_entry(unique, parent, known)
+            return
         if (
             directory is not None
             and directory.trusted
@@ -228,12 +236,29 @@ class Directories:
         if node is None:
             if not self.hidden(unique, nodeid, b""):
                 self._device.error(unique, errno.ESTALE)
-        elif node.file is not None and node.file.pending:
+        elif not node.pending:
+            self.give_attr(unique, node)
+        elif not self._answered_at_once(unique, node):
             self._uplink.wait(unique)
             self._uplink.round_trips += 1
             self.when_written(node, lambda: self._getattr_late(unique, node))
-        else:
-            self.give_attr(unique, node)
+
+    def _answered_at_once(self, unique: int, node: Node) -> bool:
+        """Answer who wants to know no more than is known while home's answer is under way.
+
+        Every change of names makes the kernel ask for the attributes of the directory before it
+        lets anybody pass through it; it has use for mode and owner only.
+        """
+        if not self.callers.takes_mode_and_size_only(self._device.pid):
+            return False
+        if stat.S_ISREG(node.attr.mode):
+            size = node.opened().size
+            if size < 0:
+                return False
+            if size != node.attr.size:
+                self._inodes.change(node, size=size)
+        self.reply_attr(unique, node)
+        return True
 
     def _getattr_late(self, unique: int, node: Node) -> None:
         self._uplink.waited(unique)
@@ -332,8 +357,7 @@ class Directories:
             left -= need
             if plus:
                 # While a write is under way its size would be wrong: then without attributes.
-                pending = child.file is not None and child.file.pending
-                if position < 2 or pending or not child.id:
+                if position < 2 or child.pending or not child.id:
                     parts.append(_NO_ENTRY)
                 else:
                     parts.append(self.entry_out(node, child))

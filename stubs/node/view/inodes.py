@@ -3,7 +3,11 @@
 A node's id is home's id and the kernel's nodeid. It lives here as long as the kernel knows it
 (`lookups`) or a snapshot names it (`links`); then home is told to forget it. Attributes change in
 two ways: `own` takes those that home sends after a call of ours, `observe` those that home sends
-because we looked, and reports contents that turn out to have changed behind our back.
+because we looked, and reports contents that turn out to have changed behind our back. While
+a change of ours is not answered what is known here is ahead of home, and neither takes effect.
+
+Files made here without waiting get ids of ours (`NODE_IDS`) and, until home has answered,
+attributes of ours.
 """
 
 from __future__ import annotations
@@ -11,14 +15,14 @@ from __future__ import annotations
 import stat
 
 from stubs.abi import fuse
-from stubs.wire.messages import ATTR_VOLATILE, ROOT_ID
+from stubs.wire.codec import Attr
+from stubs.wire.messages import ATTR_VOLATILE, NODE_IDS, ROOT_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stubs.node.view.reading import ReadAhead
-    from stubs.wire.codec import Attr
 
 # Seconds for which the kernel may believe a name or attributes: changes are pushed, so a long
 # time; for what home cannot watch, a short one.
@@ -27,14 +31,14 @@ VOLATILE_SECONDS = 1
 
 FOREVER = float("inf")
 
-READABLE, WRITABLE = 4, 2
+READABLE, WRITABLE, EXECUTABLE = 4, 2, 1
 
 _NS = 1_000_000_000
 _PACK_ATTR = fuse.fuse_attr.pack
 
 
 class OpenState:
-    """What only a regular file in use has: open counts, writes under way, read-ahead, locks."""
+    """What only an inode in use has: open counts, changes under way, read-ahead, locks."""
 
     __slots__ = (
         "ahead",
@@ -43,6 +47,7 @@ class OpenState:
         "lock_owners",
         "opens",
         "pending",
+        "size",
         "waiters",
         "writers",
         "written",
@@ -53,8 +58,9 @@ class OpenState:
         self.opens = 0
         self.writers = 0  # opens that may write
         self.written = False  # one of them was closed since nobody had it open
-        self.pending = 0  # posted writes that home has not answered
-        self.error = 0  # errno of a posted write that failed, not told yet
+        self.pending = 0  # posted changes that home has not answered
+        self.size = -1  # while some are pending: the size after them, if it is known
+        self.error = 0  # errno of a posted change that failed, not told yet
         self.excused = 0  # so many of the pending ones were under way when one was told
         self.waiters: list[Callable[[], None]] = []  # to be called when nothing is pending
         self.ahead: ReadAhead | None = None
@@ -66,6 +72,7 @@ class Directory:
 
     __slots__ = (
         "again",
+        "changing",
         "complete",
         "fresh",
         "index",
@@ -93,6 +100,7 @@ class Directory:
         self.until = FOREVER  # when `names` has to be asked for again (time.monotonic)
         self.fresh: dict[bytes, Node] | None = None  # the names gathered so far while loading
         self.again = False  # what is being loaded has changed: begin again
+        self.changing: dict[bytes, int] = {}  # changes of a name that home has not answered
         self.waiting: dict[bytes, list[int]] = {}  # LOOKUPs until the name is known
         self.ready: list[Callable[[int], None]] = []  # called with an errno when loaded
         self.order: list[bytes | None] = []  # names by READDIR offset; None where one went away
@@ -131,7 +139,9 @@ class Node:
         "file",
         "held",
         "id",
+        "ino",
         "links",
+        "local",
         "lookups",
         "name",
         "packed",
@@ -151,6 +161,8 @@ class Node:
         self.busy = 0  # requests of the kernel that hold locks of this inode until answered
         self.until = FOREVER  # when the attributes have to be asked for again (0.0: now)
         self.held = False  # home was told to keep it reachable
+        self.local = False  # home does not know it (stubs.node.view.temporaries)
+        self.ino = 0  # shown instead of home's inode number
         self.parent: Node | None = None  # one place where it was seen: for messages and ".."
         self.name = b""
         self.dir: Directory | None = None
@@ -161,8 +173,13 @@ class Node:
         """Whether home cannot watch it."""
         return bool(self.attr.flags & ATTR_VOLATILE)
 
+    @property
+    def pending(self) -> bool:
+        """Whether changes of it are under way: what home knows is older."""
+        return self.file is not None and self.file.pending > 0
+
     def opened(self) -> OpenState:
-        """Return the state of a file in use, made at first use."""
+        """Return the state of an inode in use, made at first use."""
         if self.file is None:
             self.file = OpenState()
         return self.file
@@ -230,6 +247,19 @@ class Owners:
             return self._uid, self._gid
         return attr.uid, attr.gid
 
+    def rights(self, mode: int) -> int:
+        """Return what the user may do with a file of its own that has this mode."""
+        if self._uid == 0:
+            return READABLE | WRITABLE | (EXECUTABLE if mode & 0o111 else 0)
+        return mode >> 6 & 7
+
+    def made(self, id_: int, parent: Attr, mode: int) -> Attr:
+        """Return the attributes of an empty file that the user makes, without its times."""
+        gid = parent.gid if parent.mode & stat.S_ISGID else self._gid
+        rights = self.rights(mode)
+        mode |= stat.S_IFREG
+        return Attr(id_, id_, 0, 0, 0, 0, 0, mode, 1, self._uid, gid, 0, 4096, rights, 0)
+
     def is_users(self, attr: Attr) -> bool:
         """Tell whether the file belongs to the user of the capsule."""
         return attr.uid == self._uid
@@ -271,6 +301,7 @@ class Inodes:
         self.root = Node(root, b"")
         self.root.lookups = 1
         self.nodes: dict[int, Node] = {root.id: self.root}
+        self._next = NODE_IDS
         # Set by the view: contents of a node changed without our doing; an id was dropped.
         self.contents_changed: Callable[[Node], None] = lambda node: None
         self.dropped: Callable[[Node], None] = lambda node: None
@@ -290,6 +321,18 @@ class Inodes:
         """Tell whether the attributes may be given out without asking home."""
         return node.until == FOREVER or node.until > self._clock()
 
+    def make(self, parent: Node, mode: int) -> Node:
+        """Return a node with an id of ours for an empty file that the user makes in `parent`."""
+        node = Node(self.owners.made(self._next, parent.attr, mode), b"")
+        self.nodes[node.id] = node
+        self._next += 1
+        return node
+
+    def change(self, node: Node, **attributes: int) -> None:
+        """Change attributes as home is going to."""
+        node.attr = node.attr._replace(**attributes)
+        node.packed = None
+
     def observe(self, attr: Attr, target: bytes = b"") -> Node:
         """Take in what home says about an inode because we looked; return its node."""
         node = self.nodes.get(attr.id)
@@ -297,6 +340,8 @@ class Inodes:
             node = self.nodes[attr.id] = Node(attr, target)
             if attr.flags & ATTR_VOLATILE:
                 node.until = self._clock() + VOLATILE_SECONDS
+            return node
+        if node.pending:
             return node
         old = node.attr
         self._set(node, attr)
@@ -313,11 +358,11 @@ class Inodes:
     def own(self, attr: Attr) -> None:
         """Take in the attributes after a call of ours."""
         node = self.nodes.get(attr.id)
-        if node is not None:
+        if node is not None and not node.pending:
             self._set(node, attr)
 
     def _set(self, node: Node, attr: Attr) -> None:
-        node.attr = attr
+        node.attr = attr._replace(ino=node.ino) if node.ino else attr
         node.packed = None
         if attr.flags & ATTR_VOLATILE:
             node.until = self._clock() + VOLATILE_SECONDS
@@ -375,7 +420,7 @@ class Inodes:
         """Drop the node if nobody refers to it any more."""
         if node.lookups or node.links or node.busy or node is self.root:
             return
-        if node.file is not None and node.file.pending:
+        if node.pending:
             return
         if node.dir is not None:
             if node.dir.fresh is not None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from stubs.node.view.inodes import Inodes, Node
     from stubs.node.view.invalidation import Notifier
     from stubs.node.view.reading import Reading
+    from stubs.node.view.temporaries import Temporaries
     from stubs.node.view.uplink import Uplink
     from stubs.node.view.writing import Writing
 
@@ -50,9 +51,9 @@ _RIGHTS = {os.O_RDONLY: READABLE, os.O_WRONLY: WRITABLE, os.O_RDWR: READABLE | W
 OPENED = fuse.fuse_open_out.pack(0, fuse.FOPEN_KEEP_CACHE, 0)
 
 
-def setattr_size(node: Node, size: int) -> Setattr:
+def setattr_size(node: Node, size: int, pid: int) -> Setattr:
     """Return the message that cuts or extends a file."""
-    return Setattr(node.id, fuse.FATTR_SIZE, 0, 0, 0, size, 0, 0)
+    return Setattr(node.id, fuse.FATTR_SIZE, 0, 0, 0, size, 0, 0, pid)
 
 
 class Opening:
@@ -68,6 +69,7 @@ class Opening:
         notifier: Notifier,
         reading: Reading,
         writing: Writing,
+        temporaries: Temporaries,
     ) -> None:
         """Take over the opcodes of open files and locks."""
         self._loop = loop
@@ -78,6 +80,7 @@ class Opening:
         self._notifier = notifier
         self._reading = reading
         self._writing = writing
+        self._temporaries = temporaries
         self._to_hold: list[int] = []
         self._to_release: list[int] = []
         self._closed: OrderedDict[Node, None] = OrderedDict()  # held though nobody has it open
@@ -110,13 +113,17 @@ class Opening:
         if wanted & ~node.attr.rights:
             self._device.error(unique, self._refusal(node, wanted & ~node.attr.rights))
             return
-        if not flags & os.O_TRUNC and self._inodes.fresh(node):
+        cut = setattr_size(node, 0, self._device.pid)
+        if node.local and flags & os.O_TRUNC:
+            self._temporaries.truncate(node, 0)
+        known = node.local or (not flags & os.O_TRUNC and self._inodes.fresh(node))
+        if known:
             self._opened(unique, node, flags)
         elif not flags & os.O_TRUNC:
             self._check(unique, node, flags)
-        elif node.attr.size == 0 and node.until == FOREVER and not node.opened().pending:
+        elif node.attr.size == 0 and node.until == FOREVER and not node.pending:
             # Nothing is cut off: only the times change, which need not be waited for.
-            self._writing.post(node, setattr_size(node, 0))
+            self._writing.post_change(node, cut)
             self._reading.drafts.begin(node)
             self._opened(unique, node, flags)
         else:
@@ -127,7 +134,7 @@ class Opening:
                 self._reading.drafts.begin(node)
                 self._opened(unique, node, flags)
 
-            self._uplink.request(unique, setattr_size(node, 0), Attrs, truncated, (node,))
+            self._uplink.request(unique, cut, Attrs, truncated, (node,))
 
     def _check(self, unique: int, node: Node, flags: int) -> None:
         """Open a file that home cannot watch: first see whether it is what the kernel cached."""
@@ -149,7 +156,7 @@ class Opening:
     def _opened(self, unique: int, node: Node, flags: int) -> None:
         self.count_open(node, flags)
         if not self._device.reply(unique, OPENED):
-            self._count_close(node, flags)
+            self.count_close(node, flags)
 
     def count_open(self, node: Node, flags: int) -> None:
         """Note that a file is open once more, and let home know the first time."""
@@ -158,10 +165,11 @@ class Opening:
         if flags & os.O_ACCMODE:
             state.writers += 1
         self._closed.pop(node, None)
-        self._hold(node)
+        self.hold(node)
 
-    def _hold(self, node: Node) -> None:
-        if node.held:
+    def hold(self, node: Node) -> None:
+        """Have home keep a file that is in use, as soon as it knows it."""
+        if node.held or node.local:
             return
         node.held = True
         if node.id in self._to_release:
@@ -185,10 +193,11 @@ class Opening:
         Until home has answered the kernel still has the name, and somebody may open it.
         """
         if node is not None and not node.held and stat.S_ISREG(node.attr.mode):
-            self._hold(node)
+            self.hold(node)
             self._closed[node] = None
 
-    def _count_close(self, node: Node, flags: int) -> None:
+    def count_close(self, node: Node, flags: int) -> None:
+        """Note that a file is open once less."""
         state = node.opened()
         state.opens -= 1
         if flags & os.O_ACCMODE:
@@ -219,7 +228,7 @@ class Opening:
         _, flags, release_flags, owner = fuse.fuse_release_in.unpack_from(self._device.buffer, BODY)
         node = self._inodes.nodes.get(nodeid)
         if node is not None:
-            self._count_close(node, flags)
+            self.count_close(node, flags)
             if release_flags & fuse.FUSE_RELEASE_FLOCK_UNLOCK:
                 self._unlock(node, owner, flock=1)
         self._device.error(unique, 0)

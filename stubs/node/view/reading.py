@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stubs.link.loop import Loop, Timer
     from stubs.node.view.fuse import Device
     from stubs.node.view.inodes import Inodes, Node
+    from stubs.node.view.temporaries import Temporaries
     from stubs.node.view.uplink import Uplink
     from stubs.wire.codec import Message
 
@@ -74,8 +75,16 @@ class ReadAhead:
 class Reading:
     """Answers READ."""
 
-    def __init__(self, loop: Loop, device: Device, uplink: Uplink, inodes: Inodes) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        device: Device,
+        uplink: Uplink,
+        inodes: Inodes,
+        temporaries: Temporaries,
+    ) -> None:
         """Take over READ."""
+        self._temporaries = temporaries
         self.drafts = Drafts()
         self.buffered = 0  # bytes here or on their way that nobody waits for yet
         self.bytes_in = 0
@@ -94,6 +103,9 @@ class Reading:
             self._device.error(unique, errno.ESTALE)
             return
         end = offset + size
+        if node.local:
+            self._device.reply(unique, self._temporaries.read(node, offset, end))
+            return
         draft = self.drafts.read(node, offset, end)
         if draft is not None:
             self._device.reply(unique, draft)

@@ -151,12 +151,17 @@ class Snapshots:
         complete = not directory.large
         for name, node in list(directory.names.items()):
             found = fresh.get(name)
+            if node.local:
+                continue  # home has yet to be told of it
             if found is not node and (complete or found is not None):
                 self.changed(parent, name, found)
         for name in directory.misses & fresh.keys():
             directory.misses.discard(name)
             self._notifier.entry(parent, name)
         for name, node in fresh.items():
+            old = directory.names.get(name)
+            if old is not None and old.local:
+                continue
             if complete or node.lookups:
                 self._inodes.add_name(parent, name, node)
         if complete:
@@ -187,6 +192,8 @@ class Snapshots:
         directory.index.clear()
         crowded = len(self._inodes.nodes) > MAX_NODES
         for name, node in list(directory.names.items()):
+            if node.local:
+                continue
             if not node.lookups:
                 self._inodes.remove_name(parent, name)
             elif crowded and node.file is None and not stat.S_ISDIR(node.attr.mode):
@@ -219,7 +226,7 @@ class Snapshots:
     def apply(self, change: Change) -> None:
         """Take in one Change of an Invalidate."""
         parent = self._inodes.get(change.dir)
-        if parent is None:
+        if parent is None or self._is_ahead(parent, change.name):
             return
         node = None
         if change.attr is not None and self._uplink.is_dead(change.attr.id):
@@ -233,6 +240,14 @@ class Snapshots:
         self.changed(parent, change.name, node)
         if node is not None:
             self._inodes.release(node)
+
+    def _is_ahead(self, parent: Node, name: bytes) -> bool:
+        """Tell whether a change of ours to this name is under way: it comes after home's."""
+        directory = parent.dir
+        if directory is None:
+            return False
+        node = directory.names.get(name)
+        return name in directory.changing or (node is not None and node.local)
 
     def distrust(self, parent: Node) -> None:
         """Fetch the names of a directory again, and its attributes."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 
 from stubs.wire.errors import RemoteProtocolError
-from stubs.wire.messages import Error, Forget
+from stubs.wire.messages import NODE_IDS, Error, Forget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from stubs.wire.codec import Message
 
 
+def errno_of(reply: Message) -> int:
+    """Return the errno for the body in an answer that is not the one asked for."""
+    return reply.errno if type(reply) is Error and reply.errno > 0 else errno.EIO
+
+
 class Uplink:
     """Asks home on behalf of requests of the kernel."""
 
@@ -34,6 +39,8 @@ class Uplink:
         self.before: Callable[[], None] = lambda: None
         # Called when home does not know an inode any more.
         self.lost: Callable[[Node], None] = lambda node: None
+        # Called ahead of a message about an inode of which home may not know yet.
+        self.concerns: Callable[[int], None] = lambda id_: None
         self.no_longer_busy: Callable[[Node], None] = lambda node: None
         self._forgets = 0  # Forgets sent
         self._confirmed = 0  # and of them, surely done
@@ -55,7 +62,7 @@ class Uplink:
 
         Returns the tag. RemoteProtocolError, which closes the link, for any other answer.
         """
-        self.before()
+        self._prepare(message)
         self.round_trips += 1
         self.wait(unique, busy)
 
@@ -69,7 +76,7 @@ class Uplink:
             elif type(answer) is not Error:
                 raise RemoteProtocolError(f"{type(answer).__name__} answers {message!r}")
             else:
-                code = answer.errno if answer.errno > 0 else errno.EIO
+                code = errno_of(answer)
                 if code == errno.ESTALE:
                     self._lose(message)
                 if refused is not None:
@@ -79,6 +86,12 @@ class Uplink:
 
         return self._link.request(message, done)
 
+    def _prepare(self, message: Message) -> None:
+        id_ = getattr(message, "id", 0)
+        if id_ >= NODE_IDS:
+            self.concerns(id_)
+        self.before()
+
     def _lose(self, message: Message) -> None:
         node = self._inodes.get(getattr(message, "id", 0) or getattr(message, "dir", 0))
         if node is not None:
@@ -86,7 +99,7 @@ class Uplink:
 
     def ask(self, message: Message, done: Callable[[Message], None]) -> None:
         """Ask without anybody waiting; `done` gets whatever is answered."""
-        self.before()
+        self._prepare(message)
         serial = self._forgets
 
         def answered(answer: Message) -> None:

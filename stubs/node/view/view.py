@@ -15,14 +15,17 @@ import stat
 import time
 
 from stubs.abi import fuse
+from stubs.node.view.callers import Callers
 from stubs.node.view.changing import Changing
 from stubs.node.view.directories import Directories
 from stubs.node.view.fuse import Device
 from stubs.node.view.inodes import DAY, Inodes, Node, Owners
 from stubs.node.view.invalidation import Notifier
 from stubs.node.view.opening import Opening
+from stubs.node.view.posting import Posting
 from stubs.node.view.reading import Reading
 from stubs.node.view.snapshots import Snapshots
+from stubs.node.view.temporaries import Temporaries
 from stubs.node.view.uplink import Uplink
 from stubs.node.view.writing import Writing
 from stubs.wire.messages import Attrs, Getattr, Invalidate, InvalidateAll
@@ -73,7 +76,8 @@ class View:
         self._directories = Directories(
             self._device, self._uplink, self._inodes, self._snapshots, time.monotonic
         )
-        self._reading = Reading(loop, self._device, self._uplink, self._inodes)
+        self._temporaries = Temporaries(loop, self._inodes, time.monotonic)
+        self._reading = Reading(loop, self._device, self._uplink, self._inodes, self._temporaries)
         self._writing = Writing(
             loop,
             self._device,
@@ -82,6 +86,7 @@ class View:
             self._inodes,
             self._notifier,
             self._reading,
+            self._temporaries,
         )
         self._opening = Opening(
             loop,
@@ -92,6 +97,18 @@ class View:
             self._notifier,
             self._reading,
             self._writing,
+            self._temporaries,
+        )
+        self._posting = Posting(
+            self._device,
+            self._inodes,
+            self._directories,
+            self._snapshots,
+            self._notifier,
+            self._opening,
+            self._reading,
+            self._writing,
+            self._temporaries,
         )
         Changing(
             self._device,
@@ -100,7 +117,12 @@ class View:
             self._directories,
             self._opening,
             self._reading,
+            self._posting,
+            self._temporaries,
         )
+        self._temporaries.tell = self._posting.tell_temporary
+        self._writing.before = self._send_ahead
+        self._uplink.concerns = self._concerns
         self._uplink.before = self._send_ahead
         self._uplink.lost = self._snapshots.lost
         self._uplink.no_longer_busy = self._notifier.unpark
@@ -141,6 +163,17 @@ class View:
     def settled(self, then: Callable[[], None]) -> None:
         """Call `then` once what home has invalidated until now is out of the kernel's caches."""
         self._notifier.settled(then)
+
+    def see_callers(self, proc: int) -> None:
+        """Look at who asks in the capsule's /proc, open as `proc`, which stays the caller's."""
+        self._directories.callers = Callers(proc)
+
+    def announce_temporaries(self, pid: int = 0) -> None:
+        """Tell home of the temporary files that process `pid` made; 0: of all there are.
+
+        To be called before home hears that the process is gone, or that it goes elsewhere.
+        """
+        self._temporaries.announce_of(pid)
 
     def flush(self) -> None:
         """Send the writes that were put off."""
@@ -221,7 +254,7 @@ class View:
             if stat.S_ISDIR(node.attr.mode):
                 if node.lookups or node.dir is not None:
                     self._snapshots.distrust(node)
-            else:
+            elif not node.local:
                 node.until = 0.0
                 self._contents_changed(node)
 
@@ -231,9 +264,16 @@ class View:
         self._opening.tell_held()
         self._writing.flush()
 
+    def _concerns(self, id_: int) -> None:
+        node = self._inodes.get(id_)
+        if node is not None and node.local:
+            self._temporaries.announce(node)
+
     def _dropped(self, node: Node) -> None:
         self._opening.dropped(node)
         self._reading.drafts.end(node)
+        if node.local:
+            return  # home has never heard of it
         if not self._to_forget:
             self._loop.call_later(FORGET_SECONDS, self._tell_forgotten)
         self._to_forget.append(node.id)

@@ -17,11 +17,12 @@ from collections import deque
 
 from stubs.abi import fuse
 from stubs.node.view.fuse import BODY
-from stubs.wire.messages import WRITE_APPEND, Attrs, Error, Write
+from stubs.node.view.uplink import errno_of
+from stubs.wire.messages import WRITE_APPEND, Attrs, Write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from stubs.link.endpoint import Link
     from stubs.link.loop import Loop, Timer
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
     from stubs.node.view.inodes import Inodes, Node
     from stubs.node.view.invalidation import Notifier
     from stubs.node.view.reading import Reading
+    from stubs.node.view.temporaries import Temporaries
     from stubs.node.view.uplink import Uplink
     from stubs.wire.codec import Message
 
 MAX_DELAY_SECONDS = 0.02
 MAX_JOINED = 256 << 10
 MAX_UNANSWERED = 4 << 20
+MAX_CHANGES = 1024  # posted and not answered
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 _DATA = BODY + fuse.fuse_write_in.size
@@ -67,6 +70,7 @@ class Writing:
         inodes: Inodes,
         notifier: Notifier,
         reading: Reading,
+        temporaries: Temporaries,
     ) -> None:
         """Take over WRITE."""
         self.bytes_out = 0
@@ -77,6 +81,7 @@ class Writing:
         self._inodes = inodes
         self._notifier = notifier
         self._reading = reading
+        self._temporaries = temporaries
         self._queue: list[Chunk] = []
         self._queued = 0
         self._unanswered = 0
@@ -86,6 +91,8 @@ class Writing:
         self._stalled: deque[tuple[int, int]] = deque()  # (unique, size) of WRITEs not answered
         self._timer: Timer | None = None
         self._failures: dict[Node, int] = {}  # errnos that nobody was told
+        # Set by the view: sends what must go ahead of a posted change.
+        self.before: Callable[[], None] = self.flush
         device.handlers[fuse.FUSE_WRITE] = self._write
 
     def _write(self, unique: int, nodeid: int, _: int) -> None:
@@ -103,7 +110,10 @@ class Writing:
             return
         data = bytes(device.view[_DATA : _DATA + size])
         append = bool(flags & os.O_APPEND) and not write_flags & fuse.FUSE_WRITE_CACHE
-        self._append_to_queue(node, offset, data, append)
+        if node.local and self._temporaries.write(node, offset, data, append):
+            device.reply(unique, fuse.fuse_write_out.pack(size, 0))
+            return
+        self.put(node, offset, data, append, device.pid)
         self._reading.drafts.write(node, offset, data)
         if state.ahead is not None:
             self._reading.discard(node)
@@ -133,7 +143,8 @@ class Writing:
         self._uplink.wait(unique)
         self.when_written(node, written)
 
-    def _append_to_queue(self, node: Node, offset: int, data: bytes, append: bool) -> None:
+    def put(self, node: Node, offset: int, data: bytes, append: bool, pid: int) -> None:
+        """Take in a write: it is sent soon, and before anything else is."""
         queue = self._queue
         last = queue[-1] if queue else None
         if (
@@ -146,13 +157,32 @@ class Writing:
             last.parts.append(data)
             last.end += len(data)
         else:
-            queue.append(Chunk(node, offset, data, append, self._device.pid))
-            node.opened().pending += 1
+            queue.append(Chunk(node, offset, data, append, pid))
+            self._begin(node)
+        state = node.opened()
+        # Where the end is after an append home knows.
+        state.size = -1 if append or state.size < 0 else max(state.size, offset + len(data))
         self._queued += len(data)
         if self._queued >= MAX_JOINED:
             self.flush()
         elif self._timer is None:
             self._timer = self._loop.call_later(MAX_DELAY_SECONDS, self._overdue)
+
+    def _begin(self, node: Node) -> None:
+        """Note that a change of `node` is under way."""
+        state = node.opened()
+        if not state.pending:
+            state.size = node.attr.size
+        state.pending += 1
+
+    def _end(self, node: Node) -> bool:
+        """Note that home has answered one; True if its failure is told already."""
+        state = node.opened()
+        state.pending -= 1
+        if state.excused > 0:
+            state.excused -= 1
+            return True
+        return False
 
     def _overdue(self) -> None:
         self._timer = None
@@ -185,54 +215,64 @@ class Writing:
     def _answered(self, chunk: Chunk, reply: Message) -> None:
         node = chunk.node
         self._unanswered -= chunk.end - chunk.offset
-        self._take_in(node, reply)
+        self._take_in(node, reply, self._end(node))
         # Somebody at home appended too: what the kernel has cached is at the wrong place.
-        if chunk.append and node.attr.size != chunk.end:
+        if chunk.append and type(reply) is Attrs and reply.attrs[0].size != chunk.end:
             self._reading.drafts.end(node)
             self._notifier.contents(node)
         while self._stalled and self._unanswered + self._queued <= MAX_UNANSWERED:
             unique, size = self._stalled.popleft()
             self._uplink.waited(unique)
             self._device.reply(unique, fuse.fuse_write_out.pack(size, 0))
-        self._settle(node)
+        self._settle((node,))
 
-    def _take_in(self, node: Node, reply: Message) -> None:
-        state = node.opened()
-        state.pending -= 1
-        told = state.excused > 0
-        if told:
-            state.excused -= 1
+    def _take_in(self, node: Node, reply: Message, told: bool) -> None:
         if type(reply) is Attrs and reply.attrs:
             self._inodes.own(reply.attrs[0])
         else:
-            code = reply.errno if type(reply) is Error and reply.errno > 0 else errno.EIO
-            self.failed(node, code, told)
+            self.failed(node, errno_of(reply), told)
 
-    def _settle(self, node: Node) -> None:
+    def _settle(self, nodes: Sequence[Node]) -> None:
         self._received += 1
         while self._awaiting and self._awaiting[0][0] <= self._received:
             self._awaiting.popleft()[1]()
-        state = node.opened()
-        if not state.pending:
-            waiters, state.waiters = state.waiters, []
-            for call in waiters:
-                call()
-            self._inodes.release(node)
+        for node in nodes:
+            state = node.opened()
+            if not state.pending:
+                waiters, state.waiters = state.waiters, []
+                for call in waiters:
+                    call()
+                self._inodes.release(node)
 
-    def post(self, node: Node, message: Message) -> None:
+    def has_room(self) -> bool:
+        """Tell whether another change may be posted: home is not too far behind."""
+        return self._sent - self._received < MAX_CHANGES and not self._stalled
+
+    def post_change(self, node: Node, message: Message) -> None:
         """Send another change of a file without waiting; a refusal is told as that of a write."""
-        self.flush()
-        node.opened().pending += 1
+        self.post(message, (node,), lambda reply, told: self._take_in(node, reply, told))
+
+    def post(
+        self, message: Message, nodes: Sequence[Node], then: Callable[[Message, bool], None]
+    ) -> None:
+        """Send a change of `nodes` without waiting; `then` gets the answer.
+
+        And it gets whether a failure of the first of the nodes has been told already.
+        """
+        self.before()
+        for node in nodes:
+            self._begin(node)
 
         def done(reply: Message) -> None:
-            self._take_in(node, reply)
-            self._settle(node)
+            told = [self._end(node) for node in nodes]
+            then(reply, told[0])
+            self._settle(nodes)
 
         self._sent += 1
         self._link.request(message, done)
 
     def when_written(self, node: Node, then: Callable[[], None]) -> None:
-        """Call `then` once all writes to `node` are answered."""
+        """Call `then` once all changes of `node` are answered."""
         self.flush()
         state = node.opened()
         if state.pending:
@@ -251,14 +291,15 @@ class Writing:
     # failures
 
     def failed(self, node: Node, code: int, told: bool = False) -> None:
-        """Record that home refused a write: what the kernel has cached is not at home.
+        """Record that home refused a change: what the kernel has cached is not at home.
 
         If the program was `told` of an earlier refusal after this write, it knows.
         """
         node.until = 0.0
         if not told:
-            node.opened().error = code
-            self._failures[node] = code
+            state = node.opened()
+            state.error = state.error or code
+            self._failures.setdefault(node, code)
         self._reading.drafts.end(node)
         self._notifier.contents(node)
 

@@ -36,6 +36,12 @@ gcc none.c; echo $?
 strip prog
 ./prog
 
+### a compiler that leaves its temporary file
+# The name is one that the home view keeps on the node while it can.
+rm -f /tmp/ccLeft01.s
+$MRUN bash -c 'ls /tmp > list; set -C; echo text > /tmp/ccLeft01.s; rm list'; echo $?
+cat /tmp/ccLeft01.s; rm /tmp/ccLeft01.s
+
 ### gcc warns and fails
 printf 'int main(void) { int x; return y; }\n' > bad.c
 gcc -Wall -c bad.c; echo $?
