@@ -46,6 +46,14 @@ def config_path() -> str:
     return os.path.join(os.path.abspath(base), "mlaunch", "config.toml")
 
 
+def state_dir() -> str:
+    """Return the directory of what is learned from run to run, which need not exist."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    if not base.startswith("/"):
+        base = os.path.expanduser("~/.local/state")
+    return os.path.join(base, "mlaunch")
+
+
 def runtime_dir() -> str:
     """Return the private directory of the daemon, made if need be; OSError if it cannot be had."""
     base = os.environ.get("XDG_RUNTIME_DIR", "")

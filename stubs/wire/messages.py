@@ -408,6 +408,19 @@ class Unhold(Message):
     ids: U64s
 
 
+class Traced(Message):
+    """Posted, before Exited: what a body of which home wanted to know has touched.
+
+    `dirs` in which names were looked up or listed; `ranges` of files: id, offset and length each,
+    in the order of their first use, length 0 when the file was opened and nothing of it read.
+    """
+
+    KIND = 0x40
+    body: U32
+    dirs: U64s
+    ranges: U64s
+
+
 # --- file service: replies and pushes ---------------------------------------------------------
 
 
@@ -513,6 +526,48 @@ class InvalidateAll(Message):
     """H→N posted: home lost count (IN_Q_OVERFLOW): believe nothing that is cached."""
 
     KIND = 0x61
+
+
+class Names(Message):
+    """H→N posted, unasked: part of a directory, as Listing has it.
+
+    `first` 1: the parts begin here; `last` 1: they end here. The parts of one directory are not
+    mixed with those of another.
+    """
+
+    KIND = 0x62
+    dir: Attr
+    first: U8
+    last: U8
+    entries: list[Entry]
+
+
+class Coming(Message):
+    """H→N posted: Contents of these will follow, unasked: id, offset and length of each range."""
+
+    KIND = 0x63
+    ranges: U64s
+
+
+class Contents(Message):
+    """H→N posted: one of the ranges announced; short at the end of the file, `errno` if not.
+
+    The `errno` tells that it could not be read, or that the node has to ask if it wants it.
+    """
+
+    KIND = 0x64
+    BULK = True
+    id: U64
+    offset: U64
+    errno: I32
+    data: Blob
+
+
+class Trace(Message):
+    """H→N posted, before Spawn: note what is touched while this body runs, and tell (Traced)."""
+
+    KIND = 0x65
+    body: U32
 
 
 # --- bodies -------------------------------------------------------------------------------------

@@ -140,6 +140,8 @@ class Directories:
             if not self.hidden(unique, nodeid, name):
                 self._device.error(unique, errno.ESTALE)
             return
+        if self._snapshots.note is not None:
+            self._snapshots.note(parent)
         directory = parent.dir
         if (
             directory is not None
@@ -285,6 +287,8 @@ class Directories:
             if not self.hidden(unique, nodeid, b"/"):
                 self._device.error(unique, errno.ESTALE)
             return
+        if self._snapshots.note is not None:
+            self._snapshots.note(node)
         directory = node.directory()
         if not offset:
             self._walk.listed(node)

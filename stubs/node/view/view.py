@@ -15,6 +15,7 @@ import stat
 import time
 
 from stubs.abi import fuse
+from stubs.node.view.ahead import Ahead
 from stubs.node.view.changing import Changing
 from stubs.node.view.directories import Directories
 from stubs.node.view.fuse import Device
@@ -101,6 +102,7 @@ class View:
             self._opening,
             self._reading,
         )
+        self._ahead = Ahead(self._uplink, self._inodes, self._snapshots, self._reading)
         self._uplink.before = self._send_ahead
         self._uplink.lost = self._snapshots.lost
         self._uplink.no_longer_busy = self._notifier.unpark
@@ -116,7 +118,11 @@ class View:
 
     def handlers(self) -> dict[type[Message], Callable[[Any, int, list[int]], None]]:
         """Return who takes which message of home's."""
-        return {Invalidate: self._invalidate, InvalidateAll: self._invalidate_all}
+        return {
+            Invalidate: self._invalidate,
+            InvalidateAll: self._invalidate_all,
+            **self._ahead.handlers(),
+        }
 
     @property
     def round_trips(self) -> int:
@@ -149,6 +155,10 @@ class View:
     def when_written(self, then: Callable[[], None]) -> None:
         """Call `then` once home has answered all writes made until now: `take_failure` knows."""
         self._writing.when_all_written(then)
+
+    def tell_touched(self, body: int) -> None:
+        """Tell home what was touched while a body ran, if home wanted to know."""
+        self._ahead.tell(body)
 
     def take_failure(self) -> tuple[int, bytes] | None:
         """Return errno and path of a write that home refused and nobody was told, once."""
