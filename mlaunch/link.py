@@ -160,7 +160,9 @@ class LinkProcess:
         self._rpc.pause_above = MOST_BACKLOG
         self._link = Link(self._rpc)
         self._files = FileService(
-            self._loop, _export_policy(self._config), state=runtime.state_dir()
+            self._loop,
+            _export_policy(self._config),
+            learned=(runtime.state_dir(), runtime.cache_dir()),
         )
         self._guests = Guests(self._loop, self._link, self._files)
         self._files.attach(self._link)

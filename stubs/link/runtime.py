@@ -48,10 +48,17 @@ def config_path() -> str:
 
 def state_dir() -> str:
     """Return the directory of what is learned from run to run, which need not exist."""
-    base = os.environ.get("XDG_STATE_HOME", "")
-    if not base.startswith("/"):
-        base = os.path.expanduser("~/.local/state")
-    return os.path.join(base, "mlaunch")
+    return _xdg("XDG_STATE_HOME", "~/.local/state")
+
+
+def cache_dir() -> str:
+    """Return the directory of what can be had again, which need not exist."""
+    return _xdg("XDG_CACHE_HOME", "~/.cache")
+
+
+def _xdg(variable: str, otherwise: str) -> str:
+    base = os.environ.get(variable, "")
+    return os.path.join(base if base.startswith("/") else os.path.expanduser(otherwise), "mlaunch")
 
 
 def runtime_dir() -> str:

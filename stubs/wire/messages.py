@@ -421,6 +421,13 @@ class Traced(Message):
     ranges: U64s
 
 
+class Lacking(Message):
+    """Posted: what of the ranges offered the node has nowhere; home sends it (Contents)."""
+
+    KIND = 0x41
+    ranges: U64s
+
+
 # --- file service: replies and pushes ---------------------------------------------------------
 
 
@@ -568,6 +575,17 @@ class Trace(Message):
 
     KIND = 0x65
     body: U32
+
+
+class Offered(Message):
+    """H→N posted: ranges as in Coming, each with the SHA-256 of what is in it.
+
+    The node takes them from where it has them; the others it asks for (Lacking).
+    """
+
+    KIND = 0x66
+    ranges: U64s
+    hashes: Blob
 
 
 # --- bodies -------------------------------------------------------------------------------------
@@ -911,6 +929,27 @@ class Foreground(Message):
 
     KIND = 0x146
     pgrp: U32
+
+
+class Find(Message):
+    """A→its shelf: contents by their hashes. Posted back: Contents for each range, in order.
+
+    `sizes` and `paths` of home's files, which the node may have, too.
+    """
+
+    KIND = 0x42
+    ranges: U64s
+    sizes: U64s
+    hashes: Blob
+    paths: Blobs
+
+
+class Keep(Message):
+    """A→its shelf: keep these contents."""
+
+    KIND = 0x43
+    hash: Blob
+    data: Blob
 
 
 def _all_messages() -> dict[int, type[Message]]:

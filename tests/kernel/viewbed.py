@@ -133,7 +133,8 @@ def run_home(
 ) -> None:
     """Be home: serve `root` until the control socket closes."""
     loop = Loop()
-    service = FileService(loop, policy, root, state)
+    learned = (state, f"{state}/cache") if state else None
+    service = FileService(loop, policy, root, learned)
     rpc = Endpoint(loop, SocketStream(sock), service.handlers(), lambda _: loop.stop(), "node")
     link = Link(rpc)
     service.attach(link)
@@ -155,7 +156,13 @@ def run_home(
 
 
 def run_view(
-    sock: socket.socket, control: socket.socket, fuse_fd: int, uid: int, gid: int, full: bool
+    sock: socket.socket,
+    control: socket.socket,
+    fuse_fd: int,
+    uid: int,
+    gid: int,
+    full: bool,
+    cache: str,
 ) -> None:
     """Be the agent: serve the mount until the control socket closes."""
     loop = Loop()
@@ -170,7 +177,7 @@ def run_view(
 
     def hello(message: Hello, tag: int, _: list[int]) -> None:
         root: Attr = message.root
-        view = View(loop, fuse_fd, link, root, uid, gid, full, lambda _: loop.stop())
+        view = View(loop, fuse_fd, link, root, uid, gid, full, lambda _: loop.stop(), cache)
         views.append(view)
         handlers.update(view.handlers())
         link.reply(tag, Done())
@@ -270,7 +277,8 @@ class Bed:
         def view() -> None:
             near.close()
             home_side.close()
-            run_view(far, view_side, fuse_fd, self.uid, self.uid, not self.uid)
+            cache = os.path.join(self._directory, "content")
+            run_view(far, view_side, fuse_fd, self.uid, self.uid, not self.uid, cache)
 
         self._pids.append(spawn(home, *ours))
         self._pids.append(spawn(view, *ours))

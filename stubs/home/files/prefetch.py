@@ -18,26 +18,25 @@ import stat
 from collections import deque
 
 from stubs.home.files.closure import Closure
+from stubs.home.files.hashes import HASH_BYTES, UNIT
 from stubs.home.files.inodes import Directory
 from stubs.home.files.traces import MAX_BYTES, MAX_FILES, Trace, key_of
 from stubs.home.files.walking import walk
 from stubs.wire.errors import RemoteProtocolError
-from stubs.wire.messages import Coming, Contents, Listing, Names, Snapshot
+from stubs.wire.messages import Coming, Contents, Listing, Names, Offered, Snapshot
 from stubs.wire.messages import Trace as TraceBody
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stubs.home.files.contents import Contents as Readers
+    from stubs.home.files.hashes import Hashes
     from stubs.home.files.inodes import Inode
     from stubs.home.files.listing import Listings
     from stubs.home.files.resolve import Tree
     from stubs.home.files.traces import Key, Traces
     from stubs.link.endpoint import Link
     from stubs.link.loop import Loop
-    from stubs.wire.messages import Forget, Spawn, Traced
-
-# Ranges are counted in units of the largest READ of the kernel.
-UNIT = 128 << 10
+    from stubs.wire.messages import Forget, Lacking, Spawn, Traced
 
 # Contents in one message, and bytes of them that wait for the link: a body's own request
 # queues behind those.
@@ -53,6 +52,9 @@ MAX_SENT = 40 << 20
 WHOLE = 2 << 20
 MAX_ARGUMENTS = 64
 
+# Ranges offered to which the node has not replied.
+MAX_OFFERED = 100_000
+
 # Programs of which we remember that their burst was sent.
 MAX_KEYS = 10_000
 
@@ -61,7 +63,13 @@ class Prefetch:
     """Sends ahead over one link."""
 
     def __init__(
-        self, loop: Loop, tree: Tree, readers: Readers, listings: Listings, traces: Traces
+        self,
+        loop: Loop,
+        tree: Tree,
+        readers: Readers,
+        listings: Listings,
+        traces: Traces,
+        hashes: Hashes,
     ) -> None:
         """Send nothing before `attach`."""
         self._loop = loop
@@ -72,6 +80,8 @@ class Prefetch:
         self._link: Link | None = None
         self._closure = Closure(self._opened)
         self._done: set[Key] = set()
+        self._hashes = hashes
+        self._offered: dict[tuple[int, int], int] = {}  # id and offset -> length
         self._traced: dict[int, Key] = {}  # by body
         self._listed: set[int] = set()  # directories whose names the node has
         # By inode: its size and change time, and the units of it that were sent.
@@ -89,6 +99,7 @@ class Prefetch:
         self._link = None
         self._queue.clear()
         self._traces.close()
+        self._hashes.close()
 
     # what is sent
 
@@ -106,7 +117,7 @@ class Prefetch:
         self._traced[spawn.body] = key
         self._link.post(TraceBody(spawn.body))
         trace = self._traces.recall(key)
-        burst = Burst(self._tree, self._listings, self._listed, self._sent)
+        burst = Burst(self._tree, self._listings, self._listed, self._sent, self._hashes)
         for path in trace.dirs:
             burst.directory(path)
         for path in self._closure.of(spawn.exe, spawn.env):
@@ -119,7 +130,22 @@ class Prefetch:
         for message in burst.messages():
             self._link.post(message)
         self._queue.extend(burst.ranges)
+        if len(self._offered) > MAX_OFFERED:
+            self._offered.clear()
+        for number, offset, length, _ in burst.offers:
+            self._offered[number, offset] = length
         self._loop.at_turn_end(self._send)
+
+    def lacking(self, message: Lacking) -> None:
+        """Send what of an offer the node has not."""
+        if len(message.ranges) % 3:
+            raise RemoteProtocolError("a range has an id, an offset and a length")
+        numbers = iter(message.ranges)
+        for number, offset, _ in zip(numbers, numbers, numbers):
+            length = self._offered.pop((number, offset), 0)
+            if length:
+                self._queue.append((number, offset, length))
+        self._send()
 
     def _opened(self, path: bytes) -> int:
         inode = walk(self._tree, path)
@@ -189,6 +215,15 @@ class Prefetch:
             except OSError:
                 return  # gone meanwhile
             units.update(range(offset // UNIT, -(-(offset + length) // UNIT)))
+            self._learn(inode)
+
+    def _learn(self, inode: Inode) -> None:
+        """Have it hashed, so that it can be offered the next time."""
+        if inode.parent is not None and not self._tree.filesystem(inode.parent).network:
+            flags = os.O_RDONLY
+            self._hashes.learn(
+                self._tree.status(inode), lambda: self._tree.open_again(inode, flags)
+            )
 
     def forgotten(self, message: Forget) -> None:
         """Note that the node has dropped ids: so the snapshots that had them are not whole."""
@@ -209,9 +244,12 @@ class Burst:
         listings: Listings,
         listed: set[int],
         sent: dict[int, tuple[tuple[int, int], set[int]]],
+        hashes: Hashes,
     ) -> None:
         """Begin with nothing; `listed` and `sent` say what the node has, and are kept up."""
         self.ranges: list[tuple[int, int, int]] = []
+        self.offers: list[tuple[int, int, int, bytes]] = []  # each with its hash
+        self._hashes = hashes
         self._tree = tree
         self._listings = listings
         self._listed = listed
@@ -222,10 +260,16 @@ class Burst:
         self._refused: set[int] = set()  # directories that are not to be sent
         self._known: dict[bytes, Inode | None] = {}
 
-    def messages(self) -> list[Names | Coming]:
+    def messages(self) -> list[Names | Coming | Offered]:
         """Return what goes ahead of Spawn."""
         numbers = [number for item in self.ranges for number in item]
-        return [*self._names, Coming(numbers)] if numbers else [*self._names]
+        messages: list[Names | Coming | Offered] = [*self._names]
+        if numbers:
+            messages.append(Coming(numbers))
+        if self.offers:
+            numbers = [number for item in self.offers for number in item[:3]]
+            messages.append(Offered(numbers, b"".join(item[3] for item in self.offers)))
+        return messages
 
     def directory(self, path: bytes) -> None:
         """Send the names of the directory at `path`, and of those on the way to it."""
@@ -291,22 +335,30 @@ class Burst:
     ) -> None:
         """Note what of these ranges is still to be sent, whole units in pieces."""
         units = _units_sent(self._sent, inode, status)
+        hashes = self._hashes.units(status)
+        piece = UNIT if hashes else PIECE
         for offset, length in ranges:
             end = min(offset + length, status.st_size)
             start = -1
             for unit in range(offset // UNIT, -(-end // UNIT) + 1):
                 wanted = unit * UNIT < end and unit not in units
-                if start >= 0 and (not wanted or (unit - start) * UNIT >= PIECE):
-                    self._add(inode, start * UNIT, min(unit * UNIT, status.st_size))
+                if start >= 0 and (not wanted or (unit - start) * UNIT >= piece):
+                    self._add(inode, start, min(unit * UNIT, status.st_size), hashes)
                     start = -1
                 if wanted and self._bytes < MAX_SENT:
                     units.add(unit)
                     start = unit if start < 0 else start
 
-    def _add(self, inode: Inode, start: int, end: int) -> None:
+    def _add(self, inode: Inode, unit: int, end: int, hashes: bytes) -> None:
+        start = unit * UNIT
         self._bytes += end - start
         # Whole pages, as the kernel reads them: what is short of that is the end of the file.
-        self.ranges.append((inode.id, start, -(-(end - start) // 4096) * 4096))
+        item = (inode.id, start, -(-(end - start) // 4096) * 4096)
+        if hashes:
+            digest = hashes[unit * HASH_BYTES : (unit + 1) * HASH_BYTES]
+            self.offers.append((*item, digest))
+        else:
+            self.ranges.append(item)
 
 
 def _units_sent(

@@ -17,6 +17,7 @@ from stubs.home.files.adoption import Adoption
 from stubs.home.files.changes import Changes
 from stubs.home.files.coherence import Coherence
 from stubs.home.files.contents import Contents
+from stubs.home.files.hashes import Hashes
 from stubs.home.files.inodes import Directory
 from stubs.home.files.listing import Listings
 from stubs.home.files.locks import Locks
@@ -42,6 +43,7 @@ from stubs.wire.messages import (
     Getattr,
     Getxattr,
     Hold,
+    Lacking,
     Link,
     Listxattr,
     Lock,
@@ -93,12 +95,16 @@ class FileService:
     """Home's files for one node."""
 
     def __init__(
-        self, loop: Loop, policy: ExportPolicy, root: bytes = b"/", state: str | None = None
+        self,
+        loop: Loop,
+        policy: ExportPolicy,
+        root: bytes = b"/",
+        learned: tuple[str, str] | None = None,
     ) -> None:
         """Serve what lies below `root` as far as `policy` shows it; sets the umask to 0.
 
-        What programs touch is remembered in the directory `state`, and sent ahead the next time;
-        without one nothing is sent that was not asked for.
+        What programs touch is remembered and sent ahead the next time; `learned` are directories
+        for that and for hashes. Without them nothing is sent that was not asked for.
         """
         os.umask(0)
         budget = _descriptor_budget()
@@ -115,9 +121,14 @@ class FileService:
         self._syncing = Syncing(loop)
         self._adoption = Adoption(self._tree, self._contents, self._coherence)
         self._prefetch: Prefetch | None = None
-        if state is not None:
+        if learned is not None:
             self._prefetch = Prefetch(
-                loop, self._tree, self._contents, self._listings, Traces(state)
+                loop,
+                self._tree,
+                self._contents,
+                self._listings,
+                Traces(learned[0]),
+                Hashes(loop, learned[1]),
             )
         self._unacknowledged = 0
 
@@ -169,6 +180,7 @@ class FileService:
         handlers[Unhold] = self._unhold
         handlers[Forget] = self._forget
         handlers[Traced] = self._traced
+        handlers[Lacking] = self._lacking
         return handlers
 
     def resolve(self, path: bytes) -> Attr:
@@ -408,6 +420,10 @@ class FileService:
     def _traced(self, message: Traced, tag: int, _: list[int]) -> None:
         if self._prefetch is not None:
             self._prefetch.traced(message)
+
+    def _lacking(self, message: Lacking, tag: int, _: list[int]) -> None:
+        if self._prefetch is not None:
+            self._prefetch.lacking(message)
 
     def _forget(self, message: Forget, tag: int, _: list[int]) -> None:
         if self._prefetch is not None:

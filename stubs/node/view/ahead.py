@@ -12,7 +12,7 @@ node asks as it would have.
 from __future__ import annotations
 
 from stubs.wire.errors import RemoteProtocolError
-from stubs.wire.messages import Coming, Contents, Listing, Names, Trace, Traced
+from stubs.wire.messages import Coming, Contents, Listing, Names, Offered, Trace, Traced
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stubs.node.view.inodes import Inodes, Node
+    from stubs.node.view.library import Library
     from stubs.node.view.reading import Reading
     from stubs.node.view.snapshots import Snapshots
     from stubs.node.view.uplink import Uplink
@@ -62,9 +63,15 @@ class Ahead:
     """Takes in what home sends unasked."""
 
     def __init__(
-        self, uplink: Uplink, inodes: Inodes, snapshots: Snapshots, reading: Reading
+        self,
+        uplink: Uplink,
+        inodes: Inodes,
+        snapshots: Snapshots,
+        reading: Reading,
+        library: Library,
     ) -> None:
         """Begin with nothing expected and nothing noted."""
+        self._library = library
         self._uplink = uplink
         self._inodes = inodes
         self._snapshots = snapshots
@@ -77,6 +84,7 @@ class Ahead:
             Names: self._names,
             Coming: self._coming,
             Contents: self._contents,
+            Offered: lambda message, _, __: self._library.offered(message),
             Trace: self._trace,
         }
 
@@ -96,6 +104,8 @@ class Ahead:
                 self._reading.expect(node, offset, offset + length)
 
     def _contents(self, message: Contents, _: int, __: list[int]) -> None:
+        self._reading.bytes_in += len(message.data)
+        self._library.arrived(message)
         node = self._inodes.get(message.id)
         if node is not None:
             self._reading.give(node, message.offset, message.data, message.errno)

@@ -206,22 +206,23 @@ class Reading:
 
     # what home sends unasked
 
-    def expect(self, node: Node, start: int, end: int) -> None:
-        """Note that home is about to send [start, end) of a file."""
+    def expect(self, node: Node, start: int, end: int) -> bool:
+        """Note that [start, end) of a file is about to come; returns whether it is wanted."""
         ahead = self._ahead(node)
         overlapping = any(p.start < end and start < p.end for p in ahead.pieces)
-        if start < end and not overlapping and self.buffered + end - start <= MAX_GIVEN:
-            self._add(node, ahead, start, end).given = True
+        if start >= end or overlapping or self.buffered + end - start > MAX_GIVEN:
+            return False
+        self._add(node, ahead, start, end).given = True
+        return True
 
     def give(self, node: Node, start: int, data: bytes, code: int) -> None:
-        """Take what home has sent, unless it was not expected, or no more is."""
+        """Take what has come, unless it was not expected, or no more is."""
         ahead = self._ahead(node)
         for piece in ahead.pieces:
             if piece.start == start and piece.given and piece.data is None:
                 break
         else:
             return
-        self.bytes_in += len(data)
         if not code:
             self._arrived(node, ahead, piece, data)
         elif piece.waiting:

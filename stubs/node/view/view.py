@@ -11,6 +11,7 @@ Everything here runs in the loop's thread, except the notifier's own (stubs.node
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import time
 
@@ -21,6 +22,7 @@ from stubs.node.view.directories import Directories
 from stubs.node.view.fuse import Device
 from stubs.node.view.inodes import DAY, Inodes, Node, Owners
 from stubs.node.view.invalidation import Notifier
+from stubs.node.view.library import Library
 from stubs.node.view.opening import Opening
 from stubs.node.view.reading import Reading
 from stubs.node.view.snapshots import Snapshots
@@ -59,11 +61,13 @@ class View:
         gid: int,
         full_map: bool = False,
         on_end: Callable[[str], None] = lambda reason: None,
+        cache: str = os.devnull,
     ) -> None:
         """Serve the mount on `fuse_fd` (which is taken over) from home over `link`.
 
         `uid` and `gid` are the user's as the capsule's processes see them; `full_map` when all ids
-        are mapped one to one. `on_end` is called if the mount goes away by itself.
+        are mapped one to one. `on_end` is called if the mount goes away by itself. Contents are
+        kept in the directory `cache`, if it can be one.
         """
         self._loop = loop
         self._device = Device(loop, fuse_fd, on_end)
@@ -102,7 +106,10 @@ class View:
             self._opening,
             self._reading,
         )
-        self._ahead = Ahead(self._uplink, self._inodes, self._snapshots, self._reading)
+        self._library = Library(loop, self._uplink, self._inodes, self._reading, cache)
+        self._ahead = Ahead(
+            self._uplink, self._inodes, self._snapshots, self._reading, self._library
+        )
         self._uplink.before = self._send_ahead
         self._uplink.lost = self._snapshots.lost
         self._uplink.no_longer_busy = self._notifier.unpark
@@ -168,6 +175,7 @@ class View:
         """Answer every request with EIO and let go of the device: the mount is dead from now on."""
         if self._device.closed:
             return
+        self._library.close()
         self._fail_pending()
         self._refuse_all()
         self._notifier.close(self._answer_refused)
