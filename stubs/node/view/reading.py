@@ -67,11 +67,12 @@ class Piece:
 class ReadAhead:
     """What was fetched of one file, and how it is being read."""
 
-    __slots__ = ("asked", "expected", "pieces", "window")
+    __slots__ = ("asked", "expected", "given", "pieces", "window")
 
     def __init__(self) -> None:
         """Nothing was read yet."""
         self.pieces: list[Piece] = []
+        self.given = False  # home sent what is likely to be read of it
         self.expected = 0  # where the next READ starts if the file is read in sequence
         self.window = 0  # how far ahead to ask
         self.asked = 0  # up to where it has been asked for
@@ -117,13 +118,17 @@ class Reading:
     def _ask_for(self, node: Node, ahead: ReadAhead, offset: int, end: int) -> None:
         """Make sure that pieces cover [offset, end), and ask for more if that seems wise."""
         size = node.attr.size
+        covered = self._covered(ahead, offset, end)
+        if ahead.given and covered >= end:
+            # What is not there was either taken already, or is not likely to be wanted.
+            ahead.expected = end
+            return
         if offset == ahead.expected and offset:
             ahead.window = min(max(ahead.window * 2, PIECE), MAX_WINDOW)
         elif not any(piece.start <= offset < piece.end for piece in ahead.pieces):
             ahead.window = 0
             ahead.asked = 0
         ahead.expected = end
-        covered = self._covered(ahead, offset, end)
         if covered < end:
             stop = end
             if offset == 0 and end < size <= PIECE:
@@ -212,7 +217,7 @@ class Reading:
         overlapping = any(p.start < end and start < p.end for p in ahead.pieces)
         if start >= end or overlapping or self.buffered + end - start > MAX_GIVEN:
             return False
-        self._add(node, ahead, start, end).given = True
+        self._add(node, ahead, start, end).given = ahead.given = True
         return True
 
     def give(self, node: Node, start: int, data: bytes, code: int) -> None:
