@@ -20,7 +20,7 @@ from collections import deque
 from stubs.home.files.closure import Closure
 from stubs.home.files.hashes import HASH_BYTES, UNIT
 from stubs.home.files.inodes import Directory
-from stubs.home.files.traces import MAX_BYTES, MAX_FILES, Trace, key_of
+from stubs.home.files.traces import MAX_FILES, Trace, key_of
 from stubs.home.files.walking import walk
 from stubs.wire.errors import RemoteProtocolError
 from stubs.wire.messages import Coming, Contents, Listing, Names, Offered, Snapshot
@@ -48,9 +48,14 @@ PACE_SECONDS = 0.001
 MAX_NAMES = 10_000
 MAX_SENT = 40 << 20
 
-# A library is sent whole up to this size, else its first unit; so is a file in the arguments.
+# What is sent whole up to this size, else only its first unit: files that a program needs to start,
+# and those that its arguments name, of which nobody knows yet whether it reads them.
 WHOLE = 2 << 20
-MAX_ARGUMENTS = 64
+WHOLE_ARGUMENT = 256 << 10
+MAX_ARGUMENTS = 16
+
+# No node notes more than this of one body.
+MAX_TRACED = 256 << 20
 
 # Ranges offered to which the node has not replied.
 MAX_OFFERED = 100_000
@@ -122,9 +127,9 @@ class Prefetch:
             burst.directory(path)
         for path in self._closure.of(spawn.exe, spawn.env):
             if path not in trace.files:
-                burst.file(path, None)
+                burst.start_of(path, WHOLE)
         for path in _arguments(spawn):
-            burst.file(path, None)
+            burst.start_of(path, WHOLE_ARGUMENT)
         for path, (_, ranges) in trace.files.items():
             burst.file(path, ranges)
         for message in burst.messages():
@@ -181,6 +186,8 @@ class Prefetch:
             return
         if len(message.ranges) % 3 or len(message.ranges) > 3 * 4 * MAX_FILES:
             raise RemoteProtocolError("not a list of ranges")
+        if sum(message.ranges[2::3]) > MAX_TRACED:
+            raise RemoteProtocolError("more was read than is noted")
         trace = Trace()
         for number in message.dirs:
             path = self._path(number)
@@ -209,12 +216,13 @@ class Prefetch:
 
     def _note_sent(self, number: int, offset: int, length: int) -> None:
         inode = self._tree.table.find(number)
-        if inode is not None and length <= MAX_BYTES:
+        if inode is not None:
             try:
                 units = _units_sent(self._sent, inode, self._tree.status(inode))
             except OSError:
                 return  # gone meanwhile
-            units.update(range(offset // UNIT, -(-(offset + length) // UNIT)))
+            end = min(offset + length, inode.size)
+            units.update(range(offset // UNIT, -(-end // UNIT)))
             self._learn(inode)
 
     def _learn(self, inode: Inode) -> None:
@@ -277,12 +285,25 @@ class Burst:
         if isinstance(inode, Directory):
             self._list(inode)
 
-    def file(self, path: bytes, ranges: list[tuple[int, int]] | None) -> None:
-        """Send these ranges of a file (None: as much as seems wise), and the way to it."""
+    def file(self, path: bytes, ranges: list[tuple[int, int]]) -> None:
+        """Send these ranges of a file, and the names on the way to it."""
+        found = self._regular(path)
+        if found is not None:
+            self._announce(*found, ranges)
+
+    def start_of(self, path: bytes, whole: int) -> None:
+        """Send a file if it is not larger than `whole`, else its first unit; and the way to it."""
+        found = self._regular(path)
+        if found is not None:
+            size = found[1].st_size
+            self._announce(*found, [(0, size if size <= whole else UNIT)])
+
+    def _regular(self, path: bytes) -> tuple[Inode, os.stat_result] | None:
+        """Return the regular file at `path` and its status; None if there is none to be shown."""
         parent, name = os.path.split(os.path.normpath(path))
         above = self._find(parent)
         if not isinstance(above, Directory) or not name:
-            return
+            return None
         self._list(above)
         try:
             inode, status = self._tree.find(above, name)
@@ -290,11 +311,8 @@ class Burst:
                 inode = walk(self._tree, path, self._list)
                 status = self._tree.status(inode)
         except OSError:
-            return  # gone, or not for the node: no guess is worth an error
-        if inode.kind == stat.S_IFREG:
-            if ranges is None:
-                ranges = [(0, status.st_size if status.st_size <= WHOLE else UNIT)]
-            self._announce(inode, status, ranges)
+            return None  # gone, or not for the node: no guess is worth an error
+        return (inode, status) if inode.kind == stat.S_IFREG else None
 
     def _find(self, path: bytes) -> Inode | None:
         path = os.path.normpath(path)

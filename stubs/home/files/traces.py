@@ -71,6 +71,22 @@ class Trace:
                 merged.files[path] = (0, ranges)
         return merged._bounded()
 
+    def outside(self, cwd: bytes) -> Trace:
+        """Return what is of use in another directory: what does not lie in `cwd`."""
+        inside = cwd.rstrip(b"/") + b"/"
+        if inside == b"/":
+            return self
+        found = Trace()
+        found.dirs = {
+            path: missed
+            for path, missed in self.dirs.items()
+            if path != cwd and not path.startswith(inside)
+        }
+        found.files = {
+            path: item for path, item in self.files.items() if not path.startswith(inside)
+        }
+        return found
+
     def _bounded(self) -> Trace:
         bounded = Trace()
         for path in list(self.dirs)[:MAX_DIRS]:
@@ -131,13 +147,16 @@ class Traces:
             row = (
                 self._opened()
                 .execute(
-                    "SELECT trace FROM traces WHERE exe = ? AND kind = ?"
+                    "SELECT trace, cwd FROM traces WHERE exe = ? AND kind = ?"
                     " ORDER BY cwd = ? DESC, used DESC LIMIT 1",
                     key,
                 )
                 .fetchone()
             )
-            return Trace.decode(row[0]) if row is not None else Trace()
+            if row is None:
+                return Trace()
+            trace = Trace.decode(row[0])
+            return trace if row[1] == key[2] else trace.outside(row[1])
         except (sqlite3.OperationalError, OSError):
             return Trace()  # locked, or out of reach: it goes without
         except (sqlite3.DatabaseError, ValueError):
