@@ -1,6 +1,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import sqlite3
 import tempfile
 import time
@@ -133,6 +134,21 @@ def test_a_file_changed_with_its_time_set_back_is_not_served_stale(
             change()
             bed.barrier()
         bed.run(look, bed.mount)
+
+
+def test_contents_come_from_home_when_the_shelf_dies(directory: str) -> None:
+    fill(directory)
+
+    def read(mount: str) -> None:
+        with open(f"{mount}/large", "rb") as file, open(f"{directory}/home/large", "rb") as native:
+            assert file.read() == native.read()
+
+    with Bed(directory, state=f"{directory}/state") as bed:
+        bed.prefetch("/prog", "-")
+        (shelf,) = bed.children_of_view()
+        os.kill(shelf, signal.SIGKILL)
+        bed.run(read, bed.mount)
+        until(lambda: not bed.children_of_view())
 
 
 def test_a_file_changed_lately_is_not_hashed(directory: str) -> None:

@@ -468,6 +468,12 @@ class Bed:
         """Let it go on."""
         os.kill(self._pids[1], signal.SIGCONT)
 
+    def children_of_view(self) -> list[int]:
+        """Return the processes that the agent has started."""
+        pid = self._pids[2]
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(word) for word in file.read().split()]
+
     def kill_view(self) -> None:
         """Kill the agent as the OOM killer would."""
         os.kill(self._pids[2], signal.SIGKILL)
