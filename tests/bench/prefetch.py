@@ -62,7 +62,7 @@ def warm_up_link(home: Host) -> None:
 
 def main() -> None:
     """Run them all at both distances."""
-    with Cluster("bench", nodes=1, cpu=1.0) as cluster:
+    with Cluster("prefetch", nodes=1, cpu=1.0) as cluster:
         home, node = cluster.home, cluster.node("n1")
         home.run(("mlaunch", "nodes", "add", "n1", "n1"), timeout=60, check=True)
         home.run(("bash", "-c", SETUP.format(count=HEADERS)), check=True, timeout=60)
