@@ -27,6 +27,7 @@ from mlaunch.errors import LaunchError, plain
 from stubs.home.files.policy import ExportPolicy, default_hidden
 from stubs.home.files.service import FileService
 from stubs.home.guests.guests import Guests
+from stubs.link import runtime
 from stubs.link.endpoint import BulkEndpoint, Endpoint, Link
 from stubs.link.loader import TOKEN_BYTES
 from stubs.link.loop import READ, Loop
@@ -158,7 +159,11 @@ class LinkProcess:
         self._rpc = Endpoint(self._loop, stream, handlers, self._node_lost, self._node.name)
         self._rpc.pause_above = MOST_BACKLOG
         self._link = Link(self._rpc)
-        self._files = FileService(self._loop, _export_policy(self._config))
+        self._files = FileService(
+            self._loop,
+            _export_policy(self._config),
+            learned=(runtime.state_dir(), runtime.cache_dir()),
+        )
         self._guests = Guests(self._loop, self._link, self._files)
         self._files.attach(self._link)
         handlers.update(self._files.handlers())

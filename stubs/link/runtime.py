@@ -46,6 +46,21 @@ def config_path() -> str:
     return os.path.join(os.path.abspath(base), "mlaunch", "config.toml")
 
 
+def state_dir() -> str:
+    """Return the directory of what is learned from run to run, which need not exist."""
+    return _xdg("XDG_STATE_HOME", "~/.local/state")
+
+
+def cache_dir() -> str:
+    """Return the directory of what can be had again, which need not exist."""
+    return _xdg("XDG_CACHE_HOME", "~/.cache")
+
+
+def _xdg(variable: str, otherwise: str) -> str:
+    base = os.environ.get(variable, "")
+    return os.path.join(base if base.startswith("/") else os.path.expanduser(otherwise), "mlaunch")
+
+
 def runtime_dir() -> str:
     """Return the private directory of the daemon, made if need be; OSError if it cannot be had."""
     base = os.environ.get("XDG_RUNTIME_DIR", "")

@@ -130,6 +130,7 @@ class Agent:
             hello.gid,
             self._capsule.full_map,
             self._view_ended,
+            os.path.join(self._cache, "content"),
         )
         self._view = view
         self._streams = Streams(self._loop, self._link, view)

@@ -118,6 +118,7 @@ class Guests:
         try:
             session, parent = self._sessions.enter(spawn, self._open_terminal)
         except OSError as error:
+            self._view.tell_touched(spawn.body)
             self._refuse(tag, error)
             return
         guest = Guest(spawn, tag, session, parent)
@@ -129,6 +130,7 @@ class Guests:
             for fd in fds:
                 os.close(fd)
             self._sessions.leave(spawn)
+            self._view.tell_touched(spawn.body)
             self._refuse(tag, error)
             return
         foreground = self._takes_foreground(guest)
@@ -219,6 +221,7 @@ class Guests:
         tag, guest.tag = guest.tag, 0
         self._link.reply(tag, answer)
         if isinstance(answer, Error) and guest.spawn.body in self._guests:
+            self._view.tell_touched(guest.spawn.body)
             self._forget(guest)
 
     def _stopped(self, message: Stopped, tag: int, fds: list[int]) -> None:
@@ -278,6 +281,7 @@ class Guests:
         message.round_trips = (now[0] - guest.traffic[0]) & 0xFFFFFFFF
         message.bytes_to_node = now[1] - guest.traffic[1]
         message.bytes_to_home = now[2] - guest.traffic[2]
+        self._view.tell_touched(guest.spawn.body)
         failure = self._view.take_failure()
         if failure is not None:
             message.errno, message.path = failure

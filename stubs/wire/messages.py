@@ -434,6 +434,26 @@ class Unhold(Message):
     ids: U64s
 
 
+class Traced(Message):
+    """Posted, before Exited: what a body of which home wanted to know has touched.
+
+    `dirs` in which names were looked up or listed; `ranges` of files: id, offset and length each,
+    in the order of their first use, length 0 when the file was opened and nothing of it read.
+    """
+
+    KIND = 0x40
+    body: U32
+    dirs: U64s
+    ranges: U64s
+
+
+class Lacking(Message):
+    """Posted: what of the ranges offered the node has nowhere; home sends it (Contents)."""
+
+    KIND = 0x41
+    ranges: U64s
+
+
 # --- file service: replies and pushes ---------------------------------------------------------
 
 
@@ -539,6 +559,59 @@ class InvalidateAll(Message):
     """H→N posted: home lost count (IN_Q_OVERFLOW): believe nothing that is cached."""
 
     KIND = 0x61
+
+
+class Names(Message):
+    """H→N posted, unasked: part of a directory, as Listing has it.
+
+    `first` 1: the parts begin here; `last` 1: they end here. The parts of one directory are not
+    mixed with those of another.
+    """
+
+    KIND = 0x62
+    dir: Attr
+    first: U8
+    last: U8
+    entries: list[Entry]
+
+
+class Coming(Message):
+    """H→N posted: Contents of these will follow, unasked: id, offset and length of each range."""
+
+    KIND = 0x63
+    ranges: U64s
+
+
+class Contents(Message):
+    """H→N posted: one of the ranges announced; short at the end of the file, `errno` if not.
+
+    The `errno` tells that it could not be read, or that the node has to ask if it wants it.
+    """
+
+    KIND = 0x64
+    BULK = True
+    id: U64
+    offset: U64
+    errno: I32
+    data: Blob
+
+
+class Trace(Message):
+    """H→N posted, before Spawn: note what is touched while this body runs, and tell (Traced)."""
+
+    KIND = 0x65
+    body: U32
+
+
+class Offered(Message):
+    """H→N posted: ranges as in Coming, each with the SHA-256 of what is in it.
+
+    The node takes them from where it has them; the others it asks for (Lacking).
+    """
+
+    KIND = 0x66
+    ranges: U64s
+    hashes: Blob
 
 
 # --- bodies -------------------------------------------------------------------------------------
@@ -933,6 +1006,27 @@ class Foreground(Message):
 
     KIND = 0x146
     pgrp: U32
+
+
+class Find(Message):
+    """A→its shelf: contents by their hashes. Posted back: Contents for each range, in order.
+
+    `sizes` and `paths` of home's files, which the node may have, too.
+    """
+
+    KIND = 0x42
+    ranges: U64s
+    sizes: U64s
+    hashes: Blob
+    paths: Blobs
+
+
+class Keep(Message):
+    """A→its shelf: keep these contents."""
+
+    KIND = 0x43
+    hash: Blob
+    data: Blob
 
 
 def _all_messages() -> dict[int, type[Message]]:

@@ -539,6 +539,7 @@ def _lock_and_wait(path: str, locked: int, go: int) -> None:
 def test_locks_exclude_processes_at_home(bed: Bed) -> None:
     _put(f"{bed.home}/f", "f")
     os.chmod(f"{bed.home}/f", 0o666)
+    bed.barrier()
     locked, tell = os.pipe()
     go, let_go = os.pipe()
     started = bed.start(_lock_and_wait, f"{bed.mount}/f", tell, go)

@@ -42,10 +42,11 @@ from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream
 from stubs.node.view.view import View
 from stubs.wire.codec import Attr
-from stubs.wire.messages import Done, Hello, Ping, Pong
+from stubs.wire.messages import Done, Hello, Ping, Pong, Spawn
 from tests.cluster.kernel import CLONE_NEWNS, CLONE_NEWUSER, setns, unshare
 
 CHECK_SECONDS = 60
+BODY = 4711
 VERSION = 1
 
 # How the bed's control sockets are asked: one line of JSON each way.
@@ -117,6 +118,16 @@ def ask(sock: socket.socket, **question: Any) -> dict[str, Any]:
     return answer
 
 
+def make_spawn(argv: list[str]) -> Spawn:
+    """Return what home is told of a program that is to start in the root directory."""
+    return Spawn(
+        body=BODY, ppid=1, pgrp=BODY, sid=1, umask=0o22, nice=0, blocked=0, ignored=0, cwd_id=0,
+        rows=0, columns=0, terminal=0, foreground=0, exe=os.fsencode(argv[0]), cwd=b"/",
+        termios=b"", argv=[os.fsencode(word) for word in argv], env=[], limits=[], exclusive=[],
+        descriptors=[],
+    )  # fmt: skip
+
+
 def cpu_seconds() -> float:
     used = os.times()
     return used.user + used.system
@@ -127,16 +138,20 @@ def run_home(
     control: socket.socket,
     root: bytes,
     policy: ExportPolicy,
+    state: str | None = None,
 ) -> None:
     """Be home: serve `root` until the control socket closes."""
     loop = Loop()
-    service = FileService(loop, policy, root)
+    learned = (state, f"{state}/cache") if state else None
+    service = FileService(loop, policy, root, learned)
     rpc = Endpoint(loop, SocketStream(sock), service.handlers(), lambda _: loop.stop(), "node")
     link = Link(rpc)
     service.attach(link)
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
-        if question["what"] == "barrier":
+        if question["what"] == "prefetch":
+            service.prefetch(make_spawn(question["argv"]))
+        if question["what"] in ("barrier", "prefetch"):
             service.barrier()
             link.request(Ping(0), lambda reply: here.say({"reply": type(reply).__name__}))
             return {}
@@ -150,7 +165,13 @@ def run_home(
 
 
 def run_view(
-    sock: socket.socket, control: socket.socket, fuse_fd: int, uid: int, gid: int, full: bool
+    sock: socket.socket,
+    control: socket.socket,
+    fuse_fd: int,
+    uid: int,
+    gid: int,
+    full: bool,
+    cache: str,
 ) -> None:
     """Be the agent: serve the mount until the control socket closes."""
     loop = Loop()
@@ -166,7 +187,7 @@ def run_view(
 
     def hello(message: Hello, tag: int, _: list[int]) -> None:
         root: Attr = message.root
-        view = View(loop, fuse_fd, link, root, uid, gid, full, lambda _: loop.stop())
+        view = View(loop, fuse_fd, link, root, uid, gid, full, lambda _: loop.stop(), cache)
         view.see_callers(proc)
         views.append(view)
         handlers.update(view.handlers())
@@ -183,6 +204,9 @@ def run_view(
         if question["what"] == "announce":
             view.announce_temporaries()
             return {"announced": True}
+        if question["what"] == "touched":
+            view.tell_touched(BODY)
+            return {"touched": True}
         if question["what"] == "lose":
             rpc.close("the test wants it")
             return {"lost": True}
@@ -225,17 +249,20 @@ class Bed:
         export: str | None = None,
         file_size: int = 0,
         delay: float = 0.0,
+        state: str | None = None,
     ) -> None:
         """Serve `directory`/home (or `export`) at `directory`/view.
 
         `file_size` is the largest size of a file that home can write (0: no limit); `delay` is
-        how many seconds every message takes.
+        how many seconds every message takes; `state` is where home keeps what it learns of programs
+        (None: it learns nothing and sends nothing ahead).
         """
         self.uid = uid
         self.home = export or os.path.join(directory, "home")
         self.mount = os.path.join(directory, "view")
         self._file_size = file_size
         self._delay = delay
+        self._state = state
         self._policy = policy or ExportPolicy([], [])
         self._directory = directory
         self._pids: list[int] = []
@@ -259,12 +286,13 @@ class Bed:
             if self._file_size:
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (self._file_size, self._file_size))
-            run_home(near, home_side, os.fsencode(self.home), self._policy)
+            run_home(near, home_side, os.fsencode(self.home), self._policy, self._state)
 
         def view() -> None:
             near.close()
             home_side.close()
-            run_view(far, view_side, fuse_fd, self.uid, self.uid, not self.uid)
+            cache = os.path.join(self._directory, "content")
+            run_view(far, view_side, fuse_fd, self.uid, self.uid, not self.uid, cache)
 
         self._pids.append(spawn(home, *ours))
         self._pids.append(spawn(view, *ours))
@@ -428,6 +456,15 @@ class Bed:
         """Return when all that changed at home until now is known to the kernel of the node."""
         assert ask(self._home_control, what="barrier") == {"reply": "Pong"}
 
+    def prefetch(self, *argv: str) -> None:
+        """Have home expect that this program starts; return when the node has all but contents."""
+        assert ask(self._home_control, what="prefetch", argv=argv) == {"reply": "Pong"}
+
+    def touched(self) -> None:
+        """Have the node tell what was touched since `prefetch`; return when home knows."""
+        assert ask(self._view_control, what="touched") == {"touched": True}
+        self.barrier()
+
     def failure(self) -> list[Any] | None:
         """Return errno and path of a refused write that nobody was told."""
         found: list[Any] | None = ask(self._view_control, what="failure")["failure"]
@@ -448,6 +485,12 @@ class Bed:
     def resume_home(self) -> None:
         """Let it go on."""
         os.kill(self._pids[1], signal.SIGCONT)
+
+    def children_of_view(self) -> list[int]:
+        """Return the processes that the agent has started."""
+        pid = self._pids[2]
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(word) for word in file.read().split()]
 
     def kill_view(self) -> None:
         """Kill the agent as the OOM killer would; then do as pid 1 of a capsule does."""

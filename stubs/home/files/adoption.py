@@ -14,6 +14,7 @@ import stat
 
 from stubs.home.files.inodes import Directory
 from stubs.home.files.resolve import proc_path
+from stubs.home.files.walking import walk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from stubs.home.files.inodes import Inode
     from stubs.home.files.resolve import Tree
     from stubs.wire.codec import Attr
-
-# MAXSYMLINKS, include/linux/namei.h
-MAX_SYMLINKS = 40
 
 
 class Adoption:
@@ -39,42 +37,12 @@ class Adoption:
 
     def resolve(self, path: bytes) -> Attr:
         """Return what `path`, absolute in the export, leads to; OSError as stat(2)."""
-        inode = self._walk(path)
+        inode = walk(self._tree, path)
         if inode.parent is not None:
             self._coherence.watch(inode.parent)
         if isinstance(inode, Directory):
             self._coherence.watch(inode)
         return self._tree.attributes(inode)
-
-    def _walk(self, path: bytes) -> Inode:
-        if not path.startswith(b"/"):
-            raise OSError(errno.EINVAL, "not an absolute path", path)
-        todo = [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]
-        links = 0
-        trail: list[Directory] = [self._tree.root]
-        inode: Inode = self._tree.root
-        while todo:
-            name = todo.pop()
-            if not isinstance(inode, Directory):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-            if name == b"..":
-                if len(trail) > 1:
-                    trail.pop()
-                inode = trail[-1]
-                continue
-            inode, _ = self._tree.find(trail[-1], name)
-            if isinstance(inode, Directory):
-                trail.append(inode)
-            elif inode.kind == stat.S_IFLNK:
-                links += 1
-                if links > MAX_SYMLINKS:
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-                target = os.readlink(name, dir_fd=self._tree.path_fd(trail[-1]))
-                if target.startswith(b"/"):
-                    trail = [self._tree.root]
-                inode = trail[-1]
-                todo += [part for part in reversed(target.split(b"/")) if part not in (b"", b".")]
-        return inode
 
     def adopt(self, fd: int) -> Attr:
         """Return the inode of the file open as `fd`, and keep it reachable."""
@@ -101,7 +69,7 @@ class Adoption:
     def _placed(self, path: bytes, status: os.stat_result) -> Inode:
         """Return the inode, known by the name it has now if it has one."""
         try:
-            inode = self._walk(self._tree.exported(path))
+            inode = walk(self._tree, self._tree.exported(path))
         except OSError:
             # Removed, or out of the user's reach by name: the descriptor is all there is.
             return self._tree.table.identify(status)

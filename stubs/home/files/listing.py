@@ -15,10 +15,11 @@ from stubs.wire.messages import Listing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stubs.home.files.coherence import Coherence
     from stubs.home.files.inodes import Directory
     from stubs.home.files.resolve import Tree
-    from stubs.wire.codec import Message
     from stubs.wire.messages import Snapshot
 
 # Bytes of one part, about: a thousand names; what else has to be sent need not wait long behind it.
@@ -40,13 +41,15 @@ class Listings:
 
     def __init__(self, tree: Tree, coherence: Coherence) -> None:
         """Begin with none."""
+        # Told the id of a directory of which all names have been given.
+        self.complete: Callable[[int], None] = lambda number: None
         self._tree = tree
         self._coherence = coherence
         self._cookie = 0
         # By cookie: the directory's id and its names still to come, the next one last.
         self._rest: dict[int, tuple[int, list[bytes]]] = {}
 
-    def snapshot(self, message: Snapshot) -> Message:
+    def snapshot(self, message: Snapshot) -> Listing:
         """Return the part that `cookie` stands for; ESTALE when it is not known any more."""
         directory = self._tree.table.directory(message.dir)
         if message.cookie:
@@ -61,6 +64,8 @@ class Listings:
             self._coherence.forget(inode)
             self._tree.drop(inode)
         cookie = self._keep(directory, names)
+        if not cookie:
+            self.complete(directory.id)
         return Listing(self._tree.attributes(directory), cookie, entries)
 
     def _names(self, directory: Directory) -> list[bytes]:

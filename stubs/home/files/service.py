@@ -17,12 +17,15 @@ from stubs.home.files.adoption import Adoption
 from stubs.home.files.changes import Changes
 from stubs.home.files.coherence import Coherence
 from stubs.home.files.contents import Contents
+from stubs.home.files.hashes import Hashes
 from stubs.home.files.inodes import Directory
 from stubs.home.files.listing import Listings
 from stubs.home.files.locks import Locks
 from stubs.home.files.naming import Naming
+from stubs.home.files.prefetch import Prefetch
 from stubs.home.files.resolve import Tree, check_name, proc_path
 from stubs.home.files.syncing import Syncing
+from stubs.home.files.traces import Traces
 from stubs.wire.messages import (
     Acknowledge,
     Attrs,
@@ -40,6 +43,7 @@ from stubs.wire.messages import (
     Getattr,
     Getxattr,
     Hold,
+    Lacking,
     Link,
     Listxattr,
     Lock,
@@ -58,6 +62,7 @@ from stubs.wire.messages import (
     Snapshot,
     Statfs,
     Symlink,
+    Traced,
     Unhold,
     Unlink,
     Write,
@@ -74,6 +79,7 @@ if TYPE_CHECKING:
     from stubs.link.endpoint import Link as NodeLink
     from stubs.link.loop import Loop
     from stubs.wire.codec import Attr, Message
+    from stubs.wire.messages import Spawn
 
 # FUSE asks for at most 256 pages at a time.
 MAX_READ = 1 << 20
@@ -88,8 +94,18 @@ _QUIET_XATTRS = (b"security.capability", b"system.posix_acl_access", b"system.po
 class FileService:
     """Home's files for one node."""
 
-    def __init__(self, loop: Loop, policy: ExportPolicy, root: bytes = b"/") -> None:
-        """Serve what lies below `root` as far as `policy` shows it; sets the umask to 0."""
+    def __init__(
+        self,
+        loop: Loop,
+        policy: ExportPolicy,
+        root: bytes = b"/",
+        learned: tuple[str, str] | None = None,
+    ) -> None:
+        """Serve what lies below `root` as far as `policy` shows it; sets the umask to 0.
+
+        What programs touch is remembered and sent ahead the next time; `learned` are directories
+        for that and for hashes. Without them nothing is sent that was not asked for.
+        """
         os.umask(0)
         budget = _descriptor_budget()
         self.requests = 0
@@ -104,6 +120,16 @@ class FileService:
         self._locks = Locks(loop, self._tree, self._coherence, self._reply_locked, budget // 8)
         self._syncing = Syncing(loop)
         self._adoption = Adoption(self._tree, self._contents, self._coherence)
+        self._prefetch: Prefetch | None = None
+        if learned is not None:
+            self._prefetch = Prefetch(
+                loop,
+                self._tree,
+                self._contents,
+                self._listings,
+                Traces(learned[0]),
+                Hashes(loop, learned[1]),
+            )
         self._unacknowledged = 0
 
     # for the link process
@@ -116,6 +142,8 @@ class FileService:
     def attach(self, link: NodeLink) -> None:
         """Answer on `link`."""
         self._link = link
+        if self._prefetch is not None:
+            self._prefetch.attach(link)
 
     def handlers(self) -> dict[type[Message], Handler]:
         """Return what to do with each message of a node that concerns files."""
@@ -151,6 +179,8 @@ class FileService:
         handlers[Hold] = self._hold
         handlers[Unhold] = self._unhold
         handlers[Forget] = self._forget
+        handlers[Traced] = self._traced
+        handlers[Lacking] = self._lacking
         return handlers
 
     def resolve(self, path: bytes) -> Attr:
@@ -172,6 +202,11 @@ class FileService:
         """Let go of what `adopt` has kept for inode id `number`; once for each adoption."""
         self._adoption.disown(number)
 
+    def prefetch(self, spawn: Spawn) -> None:
+        """Send what this program is expected to want; to be called before Spawn is sent."""
+        if self._prefetch is not None:
+            self._prefetch.begin(spawn)
+
     def barrier(self) -> None:
         """Tell the node all that has changed until now; to be called before what makes it act."""
         self._coherence.barrier()
@@ -182,6 +217,8 @@ class FileService:
 
     def close(self) -> None:
         """Close every descriptor; locks are gone with them."""
+        if self._prefetch is not None:
+            self._prefetch.close()
         self._syncing.close()
         self._locks.close()
         self._contents.close()
@@ -380,7 +417,17 @@ class FileService:
             if inode is not None and not self._adoption.holds(number):
                 self._contents.unhold(inode)
 
+    def _traced(self, message: Traced, tag: int, _: list[int]) -> None:
+        if self._prefetch is not None:
+            self._prefetch.traced(message)
+
+    def _lacking(self, message: Lacking, tag: int, _: list[int]) -> None:
+        if self._prefetch is not None:
+            self._prefetch.lacking(message)
+
     def _forget(self, message: Forget, tag: int, _: list[int]) -> None:
+        if self._prefetch is not None:
+            self._prefetch.forgotten(message)
         for number in message.ids:
             inode = self._tree.table.find(number)
             if inode is None or inode is self._tree.root:

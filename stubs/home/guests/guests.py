@@ -150,6 +150,7 @@ class Guests:
             return
         self._guests[guest.pid] = guest
         session.bodies.add(guest.pid)
+        self._files.prefetch(spawn)
         self._files.barrier()
         self._link.request(spawn, lambda reply: self._spawned(guest, tag, reply))
 

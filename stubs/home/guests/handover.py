@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stubs.home.guests.streams import Streams
     from stubs.home.guests.terminals import Terminals
     from stubs.wire.codec import Attr, Descriptor
+    from stubs.wire.messages import Spawn
 
     class Files(Protocol):
         """What guests need of the file service."""
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
         def resolve(self, path: bytes) -> Attr:
             """Return the inode at `path`; OSError if there is none that the node may see."""
+
+        def prefetch(self, spawn: Spawn) -> None:
+            """Send what the program will want; before Spawn."""
 
         def barrier(self) -> None:
             """Send what changed at home until now; before a body may act on it."""

@@ -144,6 +144,8 @@ class Directories:
             if not self.hidden(unique, nodeid, name):
                 self._device.error(unique, errno.ESTALE)
             return
+        if self._snapshots.note is not None:
+            self._snapshots.note(parent)
         directory = parent.dir
         known = directory.names.get(name) if directory is not None else None
         if known is not None and known.local:
@@ -310,6 +312,8 @@ class Directories:
             if not self.hidden(unique, nodeid, b"/"):
                 self._device.error(unique, errno.ESTALE)
             return
+        if self._snapshots.note is not None:
+            self._snapshots.note(node)
         directory = node.directory()
         if not offset:
             self._walk.listed(node)

@@ -160,6 +160,8 @@ class Opening:
 
     def count_open(self, node: Node, flags: int) -> None:
         """Note that a file is open once more, and let home know the first time."""
+        if self._reading.note is not None and flags & os.O_ACCMODE == os.O_RDONLY:
+            self._reading.note(node, 0, 0)
         state = node.opened()
         state.opens += 1
         if flags & os.O_ACCMODE:

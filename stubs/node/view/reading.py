@@ -19,6 +19,8 @@ from stubs.wire.messages import Data, Error, Read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stubs.link.loop import Loop, Timer
     from stubs.node.view.fuse import Device
     from stubs.node.view.inodes import Inodes, Node
@@ -30,13 +32,16 @@ UNIT = 128 << 10  # the largest READ of the kernel, unless the administrator rai
 PIECE = 512 << 10  # of a sequential read; also the size up to which a file is small
 MAX_WINDOW = 4 << 20  # fetched ahead for one file
 MAX_BUFFERED = 40 << 20  # fetched ahead for all files: a compiler as a whole
+MAX_GIVEN = 48 << 20  # the same, with what home sends unasked
 
 # The kernel reads so much, or more, around a page fault; read(2) at random asks for what it needs.
 READ_AROUND = 64 << 10
 BLOCK = 1 << 20
 
-# How long what nobody reads stays here, at least.
+# How long what nobody reads stays here, at least; what home sent unasked, several times as long:
+# its reader is a program that starts.
 IDLE_SECONDS = 2.0
+PATIENCE = 5
 
 # How often a read that is overtaken by changes is asked again before it is given as it is.
 MAX_REPEATS = 8
@@ -45,7 +50,7 @@ MAX_REPEATS = 8
 class Piece:
     """A range of a file: on its way, or here."""
 
-    __slots__ = ("aged", "data", "end", "left", "repeats", "stale", "start", "waiting")
+    __slots__ = ("aged", "data", "end", "given", "left", "repeats", "stale", "start", "waiting")
 
     def __init__(self, start: int, end: int) -> None:
         """Nothing is here yet."""
@@ -54,7 +59,8 @@ class Piece:
         self.left = end - start  # bytes that the kernel has not taken yet
         self.data: memoryview | None = None
         self.stale = False  # the file changed since it was asked for
-        self.aged = False  # it has been here for a while
+        self.aged = 0  # it has been here for so many periods
+        self.given = False  # home sends it unasked
         self.repeats = 0
         self.waiting: list[tuple[int, int, int]] = []  # (unique, offset, end)
 
@@ -62,11 +68,12 @@ class Piece:
 class ReadAhead:
     """What was fetched of one file, and how it is being read."""
 
-    __slots__ = ("asked", "expected", "pieces", "window")
+    __slots__ = ("asked", "expected", "given", "pieces", "window")
 
     def __init__(self) -> None:
         """Nothing was read yet."""
         self.pieces: list[Piece] = []
+        self.given = False  # home sent what is likely to be read of it
         self.expected = 0  # where the next READ starts if the file is read in sequence
         self.window = 0  # how far ahead to ask
         self.asked = 0  # up to where it has been asked for
@@ -86,6 +93,8 @@ class Reading:
         """Take over READ."""
         self._temporaries = temporaries
         self.drafts = Drafts()
+        # Told of what is read, while somebody wants to know.
+        self.note: Callable[[Node, int, int], None] | None = None
         self.buffered = 0  # bytes here or on their way that nobody waits for yet
         self.bytes_in = 0
         self._device = device
@@ -106,14 +115,13 @@ class Reading:
         if node.local:
             self._device.reply(unique, self._temporaries.read(node, offset, end))
             return
+        if self.note is not None:
+            self.note(node, offset, min(end, node.attr.size))
         draft = self.drafts.read(node, offset, end)
         if draft is not None:
             self._device.reply(unique, draft)
             return
-        state = node.opened()
-        ahead = state.ahead
-        if ahead is None:
-            ahead = state.ahead = ReadAhead()
+        ahead = self._ahead(node)
         self._ask_for(node, ahead, offset, end)
         self._serve(node, ahead, unique, offset, end, held=False)
 
@@ -122,13 +130,17 @@ class Reading:
     def _ask_for(self, node: Node, ahead: ReadAhead, offset: int, end: int) -> None:
         """Make sure that pieces cover [offset, end), and ask for more if that seems wise."""
         size = node.attr.size
+        covered = self._covered(ahead, offset, end)
+        if ahead.given and covered >= end:
+            # What is not there was either taken already, or is not likely to be wanted.
+            ahead.expected = end
+            return
         if offset == ahead.expected and offset:
             ahead.window = min(max(ahead.window * 2, PIECE), MAX_WINDOW)
         elif not any(piece.start <= offset < piece.end for piece in ahead.pieces):
             ahead.window = 0
             ahead.asked = 0
         ahead.expected = end
-        covered = self._covered(ahead, offset, end)
         if covered < end:
             stop = end
             if offset == 0 and end < size <= PIECE:
@@ -140,6 +152,8 @@ class Reading:
             if offset and not ahead.window and end - offset >= READ_AROUND:
                 self._fetch_around(node, ahead, covered, end)
         limit = min(size, end + ahead.window)
+        if ahead.window:
+            ahead.asked = self._covered(ahead, max(ahead.asked, end), limit)
         while ahead.window and ahead.asked < limit and self.buffered < MAX_BUFFERED:
             start = ahead.asked
             ahead.asked = min(start + PIECE, size)
@@ -177,6 +191,12 @@ class Reading:
         return offset
 
     def _fetch(self, node: Node, ahead: ReadAhead, start: int, end: int) -> None:
+        piece = self._add(node, ahead, start, end)
+        if self.buffered > MAX_BUFFERED:
+            self._make_room(node)
+        self._request(node, ahead, piece)
+
+    def _add(self, node: Node, ahead: ReadAhead, start: int, end: int) -> Piece:
         piece = Piece(start, end)
         ahead.pieces.append(piece)
         ahead.pieces.sort(key=lambda piece: piece.start)
@@ -184,12 +204,10 @@ class Reading:
         self.buffered += end - start
         if self._timer is None:
             self._timer = self._loop.call_later(IDLE_SECONDS, self._age)
-        if self.buffered > MAX_BUFFERED:
-            self._make_room(node)
-        self._request(node, ahead, piece)
+        return piece
 
     def _request(self, node: Node, ahead: ReadAhead, piece: Piece) -> None:
-        piece.stale = False
+        piece.stale = piece.given = False
 
         def done(reply: Message) -> None:
             if type(reply) is Data:
@@ -202,6 +220,38 @@ class Reading:
                 self._refused(node, ahead, piece, code)
 
         self._uplink.ask(Read(node.id, piece.start, piece.end - piece.start), done)
+
+    # what home sends unasked
+
+    def expect(self, node: Node, start: int, end: int) -> bool:
+        """Note that [start, end) of a file is about to come; returns whether it is wanted."""
+        ahead = self._ahead(node)
+        overlapping = any(p.start < end and start < p.end for p in ahead.pieces)
+        if start >= end or overlapping or self.buffered + end - start > MAX_GIVEN:
+            return False
+        self._add(node, ahead, start, end).given = ahead.given = True
+        return True
+
+    def give(self, node: Node, start: int, data: bytes, code: int) -> None:
+        """Take what has come, unless it was not expected, or no more is."""
+        ahead = self._ahead(node)
+        for piece in ahead.pieces:
+            if piece.start == start and piece.given and piece.data is None:
+                break
+        else:
+            return
+        if not code:
+            self._arrived(node, ahead, piece, data)
+        elif piece.waiting:
+            self._request(node, ahead, piece)
+        else:
+            self._drop(node, ahead, piece)
+
+    def _ahead(self, node: Node) -> ReadAhead:
+        state = node.opened()
+        if state.ahead is None:
+            state.ahead = ReadAhead()
+        return state.ahead
 
     # what came
 
@@ -241,7 +291,7 @@ class Reading:
             if not piece.start <= position < piece.end:
                 continue
             if piece.data is None:
-                if not held:
+                if not (held or piece.given):
                     self._uplink.round_trips += 1
                 piece.waiting.append((unique, offset, end))
                 self._uplink.wait(unique, (node,))
@@ -289,9 +339,9 @@ class Reading:
             ahead = node.opened().ahead
             assert ahead is not None
             for piece in list(ahead.pieces):
-                if piece.aged and piece.data is not None:
+                if piece.aged >= (PATIENCE if piece.given else 1) and piece.data is not None:
                     self._drop(node, ahead, piece)
-                piece.aged = True
+                piece.aged += 1
         if self._users:
             self._timer = self._loop.call_later(IDLE_SECONDS, self._age)
         else:

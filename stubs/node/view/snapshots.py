@@ -47,6 +47,9 @@ class Snapshots:
         self._inodes = inodes
         self._notifier = notifier
         self._clock = clock
+        # Told of directories in which names are asked for, while somebody wants to know.
+        self.note: Callable[[Node], None] | None = None
+        self._giving: dict[Node, int] = {}  # of which home sends the names unasked: serial number
         self._complete: dict[Node, int] = {}  # by age, with their sizes
         self._names = 0
 
@@ -76,6 +79,40 @@ class Snapshots:
             self._inodes.release(parent)
 
         self._uplink.ask(Snapshot(parent.id, 0), part)
+
+    def give(self, part: Listing, first: bool) -> None:
+        """Take a part of a snapshot that home sends unasked."""
+        parent = self._inodes.get(part.dir.id)
+        if parent is None:
+            return
+        directory = parent.directory()
+        if first and directory.fresh is None and not (directory.complete and directory.trusted):
+            self._giving[parent] = self._notifier.begin() if not directory.trusted else 0
+            directory.fresh = {}
+            directory.again = False
+            parent.busy += 1
+        if parent not in self._giving:
+            return
+        spoilt = directory.again
+        if not spoilt:
+            self._take(parent, directory, part, whole=True)
+            spoilt = directory.fresh is not None and directory.again
+        if part.cookie and not spoilt:
+            return
+        self._given(parent, directory, spoilt)
+
+    def _given(self, parent: Node, directory: Directory, spoilt: bool) -> None:
+        """End what home sends unasked; what was overtaken by a change is asked for instead."""
+        serial = self._giving.pop(parent)
+        if spoilt:
+            self._inodes.drop_fresh(directory)
+            self.load(parent)
+        parent.busy -= 1
+        if not parent.busy:
+            self._notifier.unpark(parent)
+        if serial:
+            self._notifier.finish(serial)
+        self._inodes.release(parent)
 
     def _take(self, parent: Node, directory: Directory, reply: Message, whole: bool) -> bool:
         """Take in a part; returns whether to ask for another (or, if `again`, from the start)."""

@@ -11,16 +11,19 @@ Everything here runs in the loop's thread, except the notifier's own (stubs.node
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import time
 
 from stubs.abi import fuse
+from stubs.node.view.ahead import Ahead
 from stubs.node.view.callers import Callers
 from stubs.node.view.changing import Changing
 from stubs.node.view.directories import Directories
 from stubs.node.view.fuse import Device
 from stubs.node.view.inodes import DAY, Inodes, Node, Owners
 from stubs.node.view.invalidation import Notifier
+from stubs.node.view.library import Library
 from stubs.node.view.opening import Opening
 from stubs.node.view.posting import Posting
 from stubs.node.view.reading import Reading
@@ -61,11 +64,13 @@ class View:
         gid: int,
         full_map: bool = False,
         on_end: Callable[[str], None] = lambda reason: None,
+        cache: str = os.devnull,
     ) -> None:
         """Serve the mount on `fuse_fd` (which is taken over) from home over `link`.
 
         `uid` and `gid` are the user's as the capsule's processes see them; `full_map` when all ids
-        are mapped one to one. `on_end` is called if the mount goes away by itself.
+        are mapped one to one. `on_end` is called if the mount goes away by itself. Contents are
+        kept in the directory `cache`, if it can be one.
         """
         self._loop = loop
         self._device = Device(loop, fuse_fd, on_end)
@@ -123,6 +128,10 @@ class View:
         self._temporaries.tell = self._posting.tell_temporary
         self._writing.before = self._send_ahead
         self._uplink.concerns = self._concerns
+        self._library = Library(loop, self._uplink, self._inodes, self._reading, cache)
+        self._ahead = Ahead(
+            self._uplink, self._inodes, self._snapshots, self._reading, self._library
+        )
         self._uplink.before = self._send_ahead
         self._uplink.lost = self._snapshots.lost
         self._uplink.no_longer_busy = self._notifier.unpark
@@ -138,7 +147,11 @@ class View:
 
     def handlers(self) -> dict[type[Message], Callable[[Any, int, list[int]], None]]:
         """Return who takes which message of home's."""
-        return {Invalidate: self._invalidate, InvalidateAll: self._invalidate_all}
+        return {
+            Invalidate: self._invalidate,
+            InvalidateAll: self._invalidate_all,
+            **self._ahead.handlers(),
+        }
 
     @property
     def round_trips(self) -> int:
@@ -183,6 +196,10 @@ class View:
         """Call `then` once home has answered all writes made until now: `take_failure` knows."""
         self._writing.when_all_written(then)
 
+    def tell_touched(self, body: int) -> None:
+        """Tell home what was touched while a body ran, if home wanted to know."""
+        self._ahead.tell(body)
+
     def take_failure(self) -> tuple[int, bytes] | None:
         """Return errno and path of a write that home refused and nobody was told, once."""
         return self._writing.take_failure()
@@ -191,6 +208,7 @@ class View:
         """Answer every request with EIO and let go of the device: the mount is dead from now on."""
         if self._device.closed:
             return
+        self._library.close()
         self._fail_pending()
         self._refuse_all()
         self._notifier.close(self._answer_refused)

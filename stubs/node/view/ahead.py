@@ -1,0 +1,144 @@
+"""What home sends ahead of being asked, and the noting of what is touched, by which home learns.
+
+Names and contents arrive here unasked, before the body starts that is expected to want them. The
+names of a directory become its snapshot, as if it had been fetched; contents wait in the read-ahead
+of their file until the kernel reads them. What was announced (Coming) and has not arrived is
+waited for, and not asked for a second time.
+
+Nothing here is needed for the right result: what does not fit what is known is dropped, and the
+node asks as it would have.
+"""
+
+from __future__ import annotations
+
+from stubs.wire.errors import RemoteProtocolError
+from stubs.wire.messages import Coming, Contents, Listing, Names, Offered, Trace, Traced
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from stubs.node.view.inodes import Inodes, Node
+    from stubs.node.view.library import Library
+    from stubs.node.view.reading import Reading
+    from stubs.node.view.snapshots import Snapshots
+    from stubs.node.view.uplink import Uplink
+    from stubs.wire.codec import Message
+
+# Reads are noted in units of this size: the kernel's own largest one.
+UNIT = 128 << 10
+
+# What is noted of one body; beyond, it is no start of a program any more.
+MAX_DIRS = 4096
+MAX_FILES = 4096
+MAX_UNITS = 1024
+
+
+class Notes:
+    """What was touched while a body ran."""
+
+    def __init__(self) -> None:
+        """Nothing was."""
+        self.dirs: dict[int, None] = {}
+        self.files: dict[int, dict[int, None]] = {}  # units, in the order of their first use
+        self.units = 0
+
+    def ranges(self) -> list[int]:
+        """Return the files as Traced has them: neighbouring units together."""
+        found: list[int] = []
+        for id_, units in self.files.items():
+            start = end = -1
+            for unit in units:
+                if unit != end:
+                    if end >= 0:
+                        found += (id_, start * UNIT, (end - start) * UNIT)
+                    start = unit
+                end = unit + 1
+            found += (id_, max(start, 0) * UNIT, (end - start) * UNIT if end >= 0 else 0)
+        return found
+
+
+class Ahead:
+    """Takes in what home sends unasked."""
+
+    def __init__(
+        self,
+        uplink: Uplink,
+        inodes: Inodes,
+        snapshots: Snapshots,
+        reading: Reading,
+        library: Library,
+    ) -> None:
+        """Begin with nothing expected and nothing noted."""
+        self._library = library
+        self._uplink = uplink
+        self._inodes = inodes
+        self._snapshots = snapshots
+        self._reading = reading
+        self._notes: dict[int, Notes] = {}
+
+    def handlers(self) -> dict[type[Message], Callable[[Any, int, list[int]], None]]:
+        """Return who takes which message of home's."""
+        return {
+            Names: self._names,
+            Coming: self._coming,
+            Contents: self._contents,
+            Offered: lambda message, _, __: self._library.offered(message),
+            Trace: self._trace,
+        }
+
+    # what comes
+
+    def _names(self, message: Names, _: int, __: list[int]) -> None:
+        part = Listing(message.dir, 0 if message.last else 1, message.entries)
+        self._snapshots.give(part, bool(message.first))
+
+    def _coming(self, message: Coming, _: int, __: list[int]) -> None:
+        if len(message.ranges) % 3:
+            raise RemoteProtocolError("a range has an id, an offset and a length")
+        numbers = iter(message.ranges)
+        for id_, offset, length in zip(numbers, numbers, numbers):
+            node = self._inodes.get(id_)
+            if node is not None:
+                self._reading.expect(node, offset, offset + length)
+
+    def _contents(self, message: Contents, _: int, __: list[int]) -> None:
+        self._reading.bytes_in += len(message.data)
+        self._library.arrived(message)
+        node = self._inodes.get(message.id)
+        if node is not None:
+            self._reading.give(node, message.offset, message.data, message.errno)
+
+    # what is touched
+
+    def _trace(self, message: Trace, _: int, __: list[int]) -> None:
+        self._notes[message.body] = Notes()
+        self._reading.note = self._read
+        self._snapshots.note = self._looked_into
+
+    def tell(self, body: int) -> None:
+        """Tell home what was noted of a body that has ended, if it wanted to know."""
+        notes = self._notes.pop(body, None)
+        if notes is not None:
+            self._uplink.post(Traced(body, list(notes.dirs), notes.ranges()))
+        if not self._notes:
+            self._reading.note = self._snapshots.note = None
+
+    def _looked_into(self, node: Node) -> None:
+        for notes in self._notes.values():
+            if len(notes.dirs) < MAX_DIRS:
+                notes.dirs[node.id] = None
+
+    def _read(self, node: Node, offset: int, end: int) -> None:
+        """Note that [offset, end) was read; nothing: that the file was opened."""
+        for notes in self._notes.values():
+            units = notes.files.get(node.id)
+            if units is None:
+                if len(notes.files) >= MAX_FILES:
+                    continue
+                units = notes.files[node.id] = {}
+            for unit in range(offset // UNIT, -(-end // UNIT)):
+                if unit not in units and notes.units < MAX_UNITS:
+                    notes.units += 1
+                    units[unit] = None

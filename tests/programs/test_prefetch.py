@@ -1,0 +1,80 @@
+"""Cold starts far away: what was learned the first time, and a node that can keep nothing."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster import Cluster, Host
+from tests.programs.nodes import on
+
+HEADERS = 100
+
+PROJECT = r"""
+set -e
+for i in $(seq {count}); do echo "static inline int f$i(int x) {{ return x * $i; }}" > h$i.h; done
+( for i in $(seq {count}); do echo "#include \"h$i.h\""; done
+  echo '#include <stdio.h>'
+  echo 'int main(void) {{ return f1(0); }}' ) > main.c
+gcc -c main.c -o native.o
+"""
+
+COMPILE = "cd {work}; {mrun} --stats receipt.json gcc -c main.c -o main.o; cmp main.o native.o"
+
+
+@pytest.fixture
+def far(cluster: Cluster, ready_home: Host) -> Iterator[Host]:
+    """Return home, with n1 20 ms away and nothing learned."""
+    home = ready_home
+    home.run(("mlaunch", "daemon", "stop"), timeout=30)
+    home.run(("rm", "-rf", ".local/state/mlaunch", ".cache/mlaunch"), check=True)
+    cluster.node("n1").set_link(rtt_ms=20)
+    yield home
+    home.run(("mlaunch", "daemon", "stop"), timeout=30)
+    cluster.node("n1").set_link()
+
+
+def compile_there(home: Host, work: str) -> dict[str, int]:
+    script = COMPILE.format(work=work, mrun=" ".join(on("n1")))
+    home.run(("bash", "-ec", script), check=True, timeout=120)
+    body: dict[str, int] = json.loads(home.read(f"{work}/receipt.json"))["bodies"][0]
+    return body
+
+
+def test_a_compile_that_starts_cold_waits_as_seldom_as_a_warm_one(far: Host, work: str) -> None:
+    far.run(("bash", "-ec", f"cd {work}; {PROJECT.format(count=HEADERS)}"), check=True)
+    first = compile_there(far, work)
+    far.run(("mlaunch", "daemon", "stop"), timeout=30)
+    second = compile_there(far, work)
+    warm = compile_there(far, work)
+    assert first["round_trips"] > HEADERS
+    # Some of what a body itself makes is waited for, cold or warm.
+    assert second["round_trips"] <= warm["round_trips"] + 3
+
+
+def test_a_node_on_which_nothing_can_be_kept_runs_programs(
+    far: Host, cluster: Cluster, work: str
+) -> None:
+    far.run(("bash", "-ec", f"cd {work}; {PROJECT.format(count=HEADERS)}"), check=True)
+    node = cluster.node("n1")
+    node.run(("rm", "-rf", "/home/alice/.cache"), check=True)
+    node.run(("chown", "root:root", "/home/alice"), user="root", check=True)
+    try:
+        for _ in range(3):
+            far.run(("mlaunch", "daemon", "stop"), timeout=30)
+            compile_there(far, work)
+        assert node.run(("ls", "-A", "/home/alice/.cache")).returncode != 0
+    finally:
+        node.run(("chown", "alice:alice", "/home/alice"), user="root", check=True)
+
+
+def test_contents_come_once_to_a_node(far: Host, cluster: Cluster, work: str) -> None:
+    far.run(("bash", "-ec", f"cd {work}; {PROJECT.format(count=HEADERS)}"), check=True)
+    before = compile_there(far, work)["bytes_to_node"]
+
+    def cold() -> int:
+        far.run(("mlaunch", "daemon", "stop"), timeout=30)
+        return compile_there(far, work)["bytes_to_node"]
+
+    # Each link process hashes as much as it lives to, and so it may take some of them.
+    assert any(cold() < before / 4 for _ in range(10))
