@@ -68,16 +68,20 @@ def run_step(
         env=project.environment,
         timeout=STEP_TIMEOUT,
     )
-    said = (done.stdout + done.stderr).decode(errors="replace").splitlines()
+    return done.returncode, steady_lines(step, done.stdout + done.stderr)
+
+
+def steady_lines(step: Step, said: bytes) -> list[str]:
+    """Return those lines of what a command said that must be the same, sorted."""
+    lines = said.decode(errors="replace").splitlines()
     unsteady = [re.compile(pattern) for pattern in step.unsteady_lines]
-    kept = sorted(line for line in said if not any(p.search(line) for p in unsteady))
-    return done.returncode, kept
+    return sorted(line for line in lines if not any(p.search(line) for p in unsteady))
 
 
-def snapshot(home: Host, project: Project) -> Tree:
-    """Return what the project's directory holds now."""
+def snapshot(home: Host, project: Project, directory: str = "") -> Tree:
+    """Return what the project's directory holds now, or another one like it."""
     rules = json.dumps(project.unsteady), json.dumps(project.unordered)
-    argv = ("/usr/bin/python3", "-c", SNAPSHOT, project.directory, *rules)
+    argv = ("/usr/bin/python3", "-c", SNAPSHOT, directory or project.directory, *rules)
     tree: Tree = json.loads(home.run(argv, check=True, timeout=180).stdout)
     return tree
 
@@ -99,6 +103,12 @@ def read_bodies(home: Host, path: str = RECEIPT) -> list[Any]:
     """Return what a receipt tells of each body."""
     bodies: list[Any] = json.loads(home.read(path))["bodies"]
     return bodies
+
+
+def decode(text: bytes) -> list[Any]:
+    """Return a JSON list."""
+    rows: list[Any] = json.loads(text)
+    return rows
 
 
 def on_nodes(bodies: list[Any]) -> list[Any]:

@@ -37,7 +37,7 @@ def native(project: Project) -> Outcome:
             file.write(outcome.dump())
 
     recipe = (project.steps, project.environment, project.unsteady, project.unordered)
-    how = (repr(recipe), builds.SNAPSHOT, inspect.getsource(builds.run_step))
+    how = (repr(recipe), builds.SNAPSHOT, inspect.getsource(builds.steady_lines))
     inputs = (project.source(), _versions(), *how)
     folder = images.built(f"projects/{project.name}-oracle", inputs, make)
     with open(f"{folder}/outcome.json") as file:
