@@ -7,7 +7,7 @@ and make includes, an archive, and a program whose output tells which header eac
 import os
 
 PARTS = 20
-HEADERS = 10  # part i sees header i % HEADERS
+HEADERS = 20  # part i sees header i % HEADERS
 
 MAKEFILE = """\
 export CFLAGS := -O2 -g0 -I../include -I../generated
