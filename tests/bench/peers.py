@@ -8,15 +8,29 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.cluster import Cluster, Host, Process, wait_until
 
 PACKAGES = ("distcc", "distcc-pump", "icecc")
 NETWORK = "10.77.0.0/24"
-DISTCC_PORT = ":0E30"  # 3632, as /proc/net/tcp has it
+ROOT = "/opt/peers"
+MAKE_ROOT = """
+mkdir -p $1; cd $1; mkdir -p etc dev tmp run proc home/alice var/tmp
+mkdir -p usr/bin usr/sbin usr/lib usr/lib64
+for name in bin sbin lib lib64; do ln -s usr/$name $name; done
+chmod 1777 tmp var/tmp; chown alice home/alice
+cp /etc/passwd /etc/group /etc/hosts /etc/nsswitch.conf etc/
+mknod -m 666 dev/null c 1 3; mknod -m 666 dev/zero c 1 5; mknod -m 666 dev/urandom c 1 9
+# The compilers that distccd may run; distcc spells gcc out.
+mkdir usr/lib/distcc; cd usr/lib/distcc
+for name in gcc x86_64-linux-gnu-gcc; do ln -s ../../bin/distcc $name; done
+install -d -o alice $1/run/icecc
+"""
+PORT = 3632  # of distccd; the next one for the pump
 HOME_ICECC = "/home/alice/icecc"
 INCLUDE_SERVER = "/usr/lib/python3/dist-packages/include_server"
 PUMP_MODULE = "distcc_pump_c_extensions"
@@ -54,27 +68,33 @@ def _files(*packages: str) -> str:
 
 
 def _copy_tools(node: Host) -> None:
-    """Put compiler and peers on a node's disk; what is there stays as it is."""
+    """Make a root with compiler and peers on a node's disk.
+
+    Apart from the node's own: mrun is not to find home's compiler there.
+    """
+    if node.run(("test", "-e", f"{ROOT}/usr/bin/gcc")).returncode == 0:
+        return
     script = (
         'while read -r path; do [ -d "$path" ] && [ ! -L "$path" ] || echo "$path"; done '
         "| tar -C / -cf - --ignore-failed-read --files-from=- 2>/dev/null"
     )
-    listing = _files("gcc", "g++", *PACKAGES[::2]).encode()
+    listing = _files("gcc", "g++", "libc-bin", "distcc", "icecc").encode()
     packed = subprocess.run(
         ("sh", "-c", script), input=listing, stdout=subprocess.PIPE, check=True
     ).stdout
-    node.run(
-        ("tar", "-C", "/", "-xf", "-", "--skip-old-files"),
-        user="root",
-        input=packed,
-        timeout=120,
-        check=True,
-    )
-    node.run(("ldconfig",), user="root", check=True)
+    node.run(("sh", "-ec", MAKE_ROOT, "sh", ROOT), user="root", check=True)
+    unpack = ("tar", "-C", ROOT, "-xf", "-", "--keep-directory-symlink")
+    node.run(unpack, user="root", input=packed, timeout=120, check=True)
+    node.run(("chroot", ROOT, "/sbin/ldconfig"), user="root", check=True)
 
 
-def _listens(host: Host, port: str) -> bool:
-    return f"{port} ".encode() in host.read("/proc/net/tcp")
+def _listens(host: Host, port: int) -> bool:
+    return f":{port:04X} ".encode() in host.read("/proc/net/tcp")
+
+
+def _serve(host: Host, words: tuple[str, ...]) -> Process:
+    quiet = subprocess.DEVNULL
+    return host.popen(words, user="root", stdout=quiet, stderr=quiet)
 
 
 def _stop(servers: list[Process]) -> None:
@@ -84,29 +104,15 @@ def _stop(servers: list[Process]) -> None:
 
 
 @contextmanager
-def _distccd(cluster: Cluster, slots: int) -> Iterator[None]:
+def _distccd(cluster: Cluster, slots: int, port: int) -> Iterator[None]:
     servers = []
     for node in cluster.nodes:
         _copy_tools(node)
-        node.run(
-            # The compilers that distccd may run; distcc spells gcc out.
-            (
-                "sh",
-                "-ec",
-                "cd /usr/lib; mkdir -p distcc; cd distcc; for name; do "
-                "ln -sf ../../bin/distcc $name; done",
-                "sh",
-                "gcc",
-                "x86_64-linux-gnu-gcc",
-            ),
-            user="root",
-            check=True,
-        )
-        words = ("distccd", "--no-detach", "--allow", NETWORK, "--jobs", str(slots))
-        quiet = subprocess.DEVNULL
-        servers.append(node.popen((*words, "--log-stderr"), stdout=quiet, stderr=quiet))
+        serve = ("distccd", "--no-detach", "--user", "alice", "--allow", NETWORK)
+        words = ("chroot", ROOT, *serve, "--jobs", str(slots), "--port", str(port), "--log-stderr")
+        servers.append(_serve(node, words))
     for node in cluster.nodes:
-        wait_until(lambda node=node: _listens(node, DISTCC_PORT), 30, "distccd listens")
+        wait_until(partial(_listens, node, port), 30, "distccd listens")
     try:
         yield
     finally:
@@ -117,7 +123,7 @@ def _distccd(cluster: Cluster, slots: int) -> Iterator[None]:
 def distcc(cluster: Cluster, slots: int) -> Iterator[Way]:
     """Offer distcc: home preprocesses everything, and compiles in one slot of its own."""
     hosts = " ".join(["localhost/1", *(f"{node.address}/{slots}" for node in cluster.nodes)])
-    with _distccd(cluster, slots):
+    with _distccd(cluster, slots, PORT):
         yield Way((), ("CC=distcc gcc",), {"DISTCC_HOSTS": hosts})
 
 
@@ -134,9 +140,9 @@ def _mend_pump(home: Host) -> None:
 def pump(cluster: Cluster, slots: int) -> Iterator[Way]:
     """Offer distcc's pump mode: nodes preprocess, too."""
     _mend_pump(cluster.home)
-    far = [f"{node.address}/{slots},cpp,lzo" for node in cluster.nodes]
+    far = [f"{node.address}:{PORT + 1}/{slots},cpp,lzo" for node in cluster.nodes]
     hosts = " ".join([*far, "localhost/1"])
-    with _distccd(cluster, slots):
+    with _distccd(cluster, slots, PORT + 1):
         yield Way(("distcc-pump",), ("CC=distcc gcc",), {"DISTCC_HOSTS": hosts})
 
 
@@ -159,9 +165,21 @@ def icecream(cluster: Cluster, slots: int) -> Iterator[Way]:
         # Debian's start script makes it; the socket of the daemon is in there.
         host.run(("install", "-d", "-o", "alice", "/run/icecc"), user="root", check=True)
         number = 1 if host is home else slots
-        words = ("iceccd", "-n", "bench", "-s", home.address, "-m", str(number), "-u", "alice")
+        inside = () if host is home else ("chroot", ROOT)
+        words = (
+            *inside,
+            "iceccd",
+            "-n",
+            "bench",
+            "-s",
+            home.address,
+            "-m",
+            str(number),
+            "-u",
+            "alice",
+        )
         place = ("-b", "/var/tmp/icecc", "-N", host.name, "-l", f"/tmp/iceccd-{host.name}.log")
-        servers.append(host.popen((*words, *place), **quiet))
+        servers.append(_serve(host, (*words, *place)))
     log_in = len(cluster.nodes) + 1
 
     def complete() -> bool:
@@ -174,5 +192,8 @@ def icecream(cluster: Cluster, slots: int) -> Iterator[Way]:
         _stop(servers)
 
 
-Peer = Callable[[Cluster, int], "object"]
-PEERS = {"distcc": distcc, "distcc pump": pump, "icecream": icecream}
+PEERS: dict[str, Callable[[Cluster, int], AbstractContextManager[Way]]] = {
+    "distcc": distcc,
+    "distcc pump": pump,
+    "icecream": icecream,
+}
