@@ -22,6 +22,7 @@ MAKE_ROOT = """
 mkdir -p $1; cd $1; mkdir -p etc dev tmp run proc home/alice var/tmp
 mkdir -p usr/bin usr/sbin usr/lib usr/lib64
 for name in bin sbin lib lib64; do ln -s usr/$name $name; done
+ln -s ../run var/run; mount -t proc proc proc
 chmod 1777 tmp var/tmp; chown alice home/alice
 cp /etc/passwd /etc/group /etc/hosts /etc/nsswitch.conf etc/
 mknod -m 666 dev/null c 1 3; mknod -m 666 dev/zero c 1 5; mknod -m 666 dev/urandom c 1 9
@@ -153,12 +154,8 @@ def icecream(cluster: Cluster, slots: int) -> Iterator[Way]:
     home.run(("mkdir", "-p", HOME_ICECC), check=True)
     made = home.run(("icecc", "--build-native"), cwd=HOME_ICECC, timeout=120, check=True).stdout
     (archive,) = (w for w in made.decode().split() if w.endswith(".tar.gz") and "/" not in w)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "user": "root"}
-    servers = [
-        home.popen(
-            ("icecc-scheduler", "-n", "bench", "-u", "alice", "-l", SCHEDULER_LOG, "-vvv"), **quiet
-        )
-    ]
+    schedule = ("icecc-scheduler", "-n", "bench", "-u", "alice", "-l", SCHEDULER_LOG, "-vvv")
+    servers = [_serve(home, schedule)]
     for host in (home, *cluster.nodes):
         if host is not home:
             _copy_tools(host)
