@@ -89,6 +89,10 @@ class Bed:
         samples.wall.append(os.times().elapsed - begin)
         samples.home.append(home.cpu_seconds() - before[0])
         samples.nodes.append(sum(node.cpu_seconds() for node in nodes) - before[1])
+        # A run takes minutes: whoever waits, or breaks off, sees what there is.
+        print(f"    {' '.join((*way.before, *way.after)) or 'native'} -j{jobs}: ", end="")
+        print(f"{samples.wall[-1]:.1f} s, home {samples.home[-1]:.1f}, ", end="")
+        print(f"nodes {samples.nodes[-1]:.1f} CPU s", flush=True)
 
 
 def make_cold(cluster: Cluster) -> None:
