@@ -8,6 +8,7 @@ either case.
 import os
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "freezer", "devices", "pids")
@@ -104,7 +105,7 @@ class Cgroup:
             for path in (os.path.dirname(group), group):
                 for file in ("cpuset.cpus", "cpuset.mems"):
                     _write(f"{path}/{file}", _read(f"{root}/{file}"))
-        _write(f"{self._path('cpuset')}/cpuset.cpus", str(cpu))
+        self.set_cpus((cpu,))
         _write(f"{self._path('pids')}/pids.max", str(MAX_TASKS))
         if "devices" in self._v1:
             _write(f"{self._v1['devices']}/devices.deny", "a")
@@ -122,6 +123,10 @@ class Cgroup:
         """Put the calling process into the group."""
         for path in self._directories():
             _write(f"{path}/cgroup.procs", "0")
+
+    def set_cpus(self, cpus: Iterable[int]) -> None:
+        """Let the group use just these CPUs."""
+        _write(f"{self._path('cpuset')}/cpuset.cpus", ",".join(map(str, cpus)))
 
     def set_share(self, share: float) -> None:
         """Limit the group to that part of a CPU; 1 and more is no limit, it has one CPU only."""

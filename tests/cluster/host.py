@@ -7,7 +7,7 @@ group, as the user asked for, in a session of their own. Starting one takes a fe
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tests.cluster.cgroup import Cgroup
 from tests.cluster.process import ANSWER_TIMEOUT, MAX_PACKET, HostError, Process, Stream
@@ -106,6 +106,8 @@ class Host:
                 self.heal()
         if "cpu" in altered:
             self.set_cpu(self.spec.share)
+        if "cpus" in altered:
+            self._cgroup.set_cpus((self.spec.cpu,))
         if "memory" in altered:
             self.set_memory(None)
         if "link" in altered:
@@ -192,6 +194,11 @@ class Host:
         """Let the host use that share of its CPU (1.0: all of it) from now on."""
         self._altered.add("cpu")
         self._ask("cpu", host=self.name, share=share)
+
+    def set_cpus(self, cpus: Iterable[int]) -> None:
+        """Let the host use just these CPUs, a share of each; its /proc still shows one."""
+        self._altered.add("cpus")
+        self._cgroup.set_cpus(cpus)
 
     def set_memory(self, limit: int | None) -> None:
         """Limit memory, page cache and files in tmpfs included, to so many bytes."""

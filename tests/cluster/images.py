@@ -30,13 +30,16 @@ def _run(argv: Sequence[str]) -> None:
         raise RuntimeError(f"{argv[0]} failed with status {result.returncode}: {' '.join(argv)}")
 
 
-def _built(name: str, inputs: Sequence[str], build: Callable[[str], None]) -> str:
-    """Return the directory made by `build` from `inputs`; build it if it is not there yet."""
+def built(name: str, inputs: Sequence[str], build: Callable[[str], None]) -> str:
+    """Return the directory made by `build` from `inputs`; build it if it is not there yet.
+
+    `name` may have a directory before it; `build` is called with an empty one to fill.
+    """
     digest = hashlib.sha256("\0".join([str(BUILD_VERSION), *inputs]).encode()).hexdigest()[:12]
     path = f"{CACHE}/{name}-{digest}"
     if os.path.isdir(path):
         return path
-    os.makedirs(CACHE, exist_ok=True)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(f"{CACHE}/{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.isdir(path):
@@ -56,15 +59,15 @@ def _built(name: str, inputs: Sequence[str], build: Callable[[str], None]) -> st
     return path
 
 
-def _suite() -> str:
+def suite() -> str:
     """Return the code name of the Debian that this machine runs."""
     with open("/etc/os-release") as file:
         pairs = dict(line.rstrip("\n").split("=", 1) for line in file if "=" in line)
     return pairs["VERSION_CODENAME"].strip('"')
 
 
-def _mirror(suite: str) -> str:
-    """Return where this machine installs its packages from."""
+def mirror(suite: str) -> str:
+    """Return where this machine installs the packages of a suite from."""
     listing = subprocess.run(
         ("apt-get", "indextargets", "--format", "$(CODENAME) $(COMPONENT) $(REPO_URI)"),
         stdout=subprocess.PIPE,
@@ -80,19 +83,19 @@ def _mirror(suite: str) -> str:
 
 def node_root() -> str:
     """Return the root file system of a node: a minimal Debian, python3 and sshd."""
-    suite = _suite()
+    name = suite()
 
     def build(path: str) -> None:
         include = f"--include={','.join(NODE_PACKAGES)}"
-        command = ("debootstrap", "--variant=minbase", include, suite, path, _mirror(suite))
+        command = ("debootstrap", "--variant=minbase", include, name, path, mirror(name))
         # In a mount namespace of its own, so that what debootstrap mounts goes when it goes.
         _run(("unshare", "--mount", *command))
-        for name in os.listdir(f"{path}/etc/ssh"):
-            if name.startswith("ssh_host_"):
-                os.unlink(f"{path}/etc/ssh/{name}")  # each node gets a key of its own
+        for file in os.listdir(f"{path}/etc/ssh"):
+            if file.startswith("ssh_host_"):
+                os.unlink(f"{path}/etc/ssh/{file}")  # each node gets a key of its own
         shutil.rmtree(f"{path}/var/cache/apt/archives")
 
-    return _built("node", (suite, *NODE_PACKAGES), build)
+    return built("node", (name, *NODE_PACKAGES), build)
 
 
 def _console_script(module: str, function: str) -> str:
@@ -125,7 +128,7 @@ def home_venv(checkout: str) -> str:
                 script.write(_console_script(module, function))
             os.chmod(f"{path}/bin/{name}", 0o755)
 
-    return _built("venv", (version, *requirements, *scripts, *scripts.values()), build)
+    return built("venv", (version, *requirements, *scripts, *scripts.values()), build)
 
 
 def compile_source(checkout: str) -> None:

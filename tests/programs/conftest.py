@@ -36,3 +36,21 @@ def oracle(ready_home: Host) -> Iterator[harness.Oracle]:
         assert process.stdout is not None
         with open(os.dup(process.stdout.fileno()), "rb") as replies:
             yield harness.Oracle(harness.Runner(process.stdin, replies))
+
+
+def _builders(nodes: int) -> Iterator[Cluster]:
+    with Cluster(f"t{os.getpid()}-builders-{nodes}", nodes=nodes) as cluster:
+        add_nodes(cluster.home, *(node.name for node in cluster.nodes))
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def one_node(_no_leaks: None) -> Iterator[Cluster]:
+    """Return a home and a node with a CPU each, for the builds of one module."""
+    yield from _builders(1)
+
+
+@pytest.fixture(scope="module")
+def three_nodes(_no_leaks: None) -> Iterator[Cluster]:
+    """Return a home and three nodes, all with equal shares of the CPUs there are."""
+    yield from _builders(3)
