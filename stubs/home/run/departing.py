@@ -22,7 +22,7 @@ from stubs.home.run.inherited import ImmovableError
 from stubs.home.run.links import Links, was_lost
 from stubs.home.run.nesting import Nesting
 from stubs.home.run.options import HOME
-from stubs.home.run.placements import TOGETHER, Placements, text_of
+from stubs.home.run.placements import STICKY, TOGETHER, Placements, text_of
 from stubs.home.run.proc import read_stat
 from stubs.home.run.restarting import Restarting
 from stubs.wire.messages import Ended, Error, Kill, Placed, Refused, Spawned
@@ -152,6 +152,7 @@ class Departing:
         task = departure.task
         task.asked = True
         task.together = answer.sticky == TOGETHER
+        departure.sticky = answer.sticky == STICKY
         departure.node = os.fsdecode(answer.node)
         departure.reason = answer.reason.decode(errors="replace")
         if sock is not None:
@@ -183,7 +184,8 @@ class Departing:
         if wish.strict and not wanted:
             self._refuse(departure, MrunError(f"{departure.name} cannot run on a node: {reason}"))
             return
-        if wish.top and wish.verbose:
+        # What never goes is not worth a line for each time.
+        if wish.verbose and (wish.top or not departure.sticky):
             say(f"{departure.name} runs at home: {reason}")
         departure.task.argv, departure.task.reason = departure.program.argv, reason
         self._decided(departure, None, None)
