@@ -57,13 +57,18 @@ class Departing:
         options: Options,
         decided: Decided,
         body_ended: Callable[[Body], None],
+        is_groups: Callable[[int, int], bool],
     ) -> None:
-        """`decided` is told of every departure, `body_ended` of every end of a body."""
+        """`decided` is told of every departure, `body_ended` of every end of a body.
+
+        `is_groups` tells of a signal and its sender whether it came to mrun's whole group.
+        """
         self._loop = loop
         self._tree = tree
         self._options = options
         self._decided = decided
         self._body_ended = body_ended
+        self._is_groups = is_groups
         self._tty = read_stat(os.getpid()).tty
         self._placements = Placements(loop)
         self._nesting = Nesting(loop)
@@ -266,12 +271,26 @@ class Departing:
             connection.post(Kill(task.pid))
             departure.close()
             return
-        body = Body(self._loop, connection.post, deputy, departure, self._over)
+        body = Body(
+            self._loop, connection.post, deputy, departure, self._over, self._is_groups_of(task.pid)
+        )
         connection.bodies[task.pid] = self._bodies[task.pid] = task.body = body
         departure.connection = connection
         task.deciding = False
         self._decided(departure, body, None)
         body.drain()
+
+    def _is_groups_of(self, pid: int) -> Callable[[int, int], bool]:
+        """Return what tells whether a signal to a deputy is one to its group."""
+
+        def is_groups(signo: int, sender: int) -> bool:
+            try:
+                ours = os.getpgid(pid) == os.getpgrp()
+            except ProcessLookupError:
+                return False  # just killed
+            return ours and self._is_groups(signo, sender)
+
+        return is_groups
 
     # the end
 
