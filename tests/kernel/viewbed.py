@@ -42,7 +42,7 @@ from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream
 from stubs.node.view.view import View
 from stubs.wire.codec import Attr
-from stubs.wire.messages import Done, Hello, Ping, Pong, Spawn
+from stubs.wire.messages import Done, Hello, Invalidate, Names, Ping, Pong, Snapshot, Spawn
 from tests.cluster.kernel import CLONE_NEWNS, CLONE_NEWUSER, setns, unshare
 
 CHECK_SECONDS = 60
@@ -128,6 +128,16 @@ def make_spawn(argv: list[str]) -> Spawn:
     )  # fmt: skip
 
 
+def push_names(service: FileService, link: Link, directory: int) -> None:
+    """Send the names of a directory as they are now, whether the node has them or not."""
+    first, cookie = 1, 0
+    while first or cookie:
+        part = service._listings.snapshot(Snapshot(directory, cookie))
+        cookie = part.cookie
+        link.post(Names(part.dir, first, 0 if cookie else 1, part.entries))
+        first = 0
+
+
 def cpu_seconds() -> float:
     used = os.times()
     return used.user + used.system
@@ -149,8 +159,19 @@ def run_home(
     service.attach(link)
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
-        if question["what"] == "prefetch":
+        if question["what"] in ("prefetch", "push"):
             service.prefetch(make_spawn(question["argv"]))
+        if question["what"] == "push":
+            return {"pushed": True}
+        if question["what"] in ("names", "distrust"):
+            directory = service.resolve(os.fsencode(question["path"]))
+            if question["what"] == "distrust":
+                link.post(Invalidate([], [], [], [directory.id]))
+            else:
+                push_names(service, link, directory.id)
+            # To be on its way when the test hears of it: it may stop this process then.
+            rpc.flush()
+            return {"pushed": True}
         if question["what"] in ("barrier", "prefetch"):
             service.barrier()
             link.request(Ping(0), lambda reply: here.say({"reply": type(reply).__name__}))
@@ -460,6 +481,18 @@ class Bed:
         """Have home expect that this program starts; return when the node has all but contents."""
         assert ask(self._home_control, what="prefetch", argv=argv) == {"reply": "Pong"}
 
+    def push(self, *argv: str) -> None:
+        """Have home expect that this program starts; what it sends need not have come yet."""
+        assert ask(self._home_control, what="push", argv=argv) == {"pushed": True}
+
+    def push_names(self, path: str) -> None:
+        """Have home send the names of a directory, as they are there now."""
+        assert ask(self._home_control, what="names", path=path) == {"pushed": True}
+
+    def distrust(self, path: str) -> None:
+        """Have home send that the names of a directory are to be forgotten."""
+        assert ask(self._home_control, what="distrust", path=path) == {"pushed": True}
+
     def touched(self) -> None:
         """Have the node tell what was touched since `prefetch`; return when home knows."""
         assert ask(self._view_control, what="touched") == {"touched": True}
@@ -485,6 +518,14 @@ class Bed:
     def resume_home(self) -> None:
         """Let it go on."""
         os.kill(self._pids[1], signal.SIGCONT)
+
+    def pause_line(self) -> None:
+        """Let nothing pass between home and node for a while; for a bed with a delay."""
+        os.kill(self._relay, signal.SIGSTOP)
+
+    def resume_line(self) -> None:
+        """Let what was sent meanwhile cross."""
+        os.kill(self._relay, signal.SIGCONT)
 
     def children_of_view(self) -> list[int]:
         """Return the processes that the agent has started."""
