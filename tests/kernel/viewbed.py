@@ -118,10 +118,10 @@ def ask(sock: socket.socket, **question: Any) -> dict[str, Any]:
     return answer
 
 
-def make_spawn(argv: list[str]) -> Spawn:
+def make_spawn(argv: list[str], body: int = BODY) -> Spawn:
     """Return what home is told of a program that is to start in the root directory."""
     return Spawn(
-        body=BODY, ppid=1, pgrp=BODY, sid=1, umask=0o22, nice=0, blocked=0, ignored=0, cwd_id=0,
+        body=body, ppid=1, pgrp=body, sid=1, umask=0o22, nice=0, blocked=0, ignored=0, cwd_id=0,
         rows=0, columns=0, terminal=0, foreground=0, exe=os.fsencode(argv[0]), cwd=b"/",
         termios=b"", argv=[os.fsencode(word) for word in argv], env=[], limits=[], exclusive=[],
         descriptors=[],
@@ -536,6 +536,8 @@ class Bed:
     def kill_view(self) -> None:
         """Kill the agent as the OOM killer would; then do as pid 1 of a capsule does."""
         os.kill(self._pids[2], signal.SIGKILL)
+        # Checks that are under way have inherited it: closing would not end it.
+        self._keeper_sock.shutdown(socket.SHUT_RDWR)
         self._keeper_sock.close()
 
 
