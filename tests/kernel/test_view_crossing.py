@@ -154,3 +154,27 @@ def test_contents_sent_ahead_are_not_shown_in_the_place_of_newer_ones(bed: Bed, 
     bed.run(look)
     with open(f"{bed.home}/d/{name}", "rb") as file:
         assert file.read(63)[60:] == b"new"
+
+
+def test_contents_that_were_refused_are_not_taken_for_those_announced_since(bed: Bed) -> None:
+    path = f"{bed.mount}/d/old"
+
+    def change() -> None:
+        fd = os.open(path, os.O_WRONLY)
+        os.pwrite(fd, b"new", 60)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+    def look() -> None:
+        with open(path, "rb") as file:
+            assert file.read() == b"-" * 60 + b"new" + b"-" * (SIZE - 63)
+
+    bed.run(names, f"{bed.mount}/d")
+    bed.pause_line()
+    bed.run(change)
+    bed.announce_contents("/d/old", deliver=False)
+    bed.resume_line()
+    bed.run(os.stat, path)
+    bed.announce_contents("/d/old", deliver=True)
+    bed.barrier()
+    bed.run(look)

@@ -42,7 +42,18 @@ from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream
 from stubs.node.view.view import View
 from stubs.wire.codec import Attr
-from stubs.wire.messages import Done, Hello, Invalidate, Names, Ping, Pong, Snapshot, Spawn
+from stubs.wire.messages import (
+    Coming,
+    Contents,
+    Done,
+    Hello,
+    Invalidate,
+    Names,
+    Ping,
+    Pong,
+    Snapshot,
+    Spawn,
+)
 from tests.cluster.kernel import CLONE_NEWNS, CLONE_NEWUSER, setns, unshare
 
 CHECK_SECONDS = 60
@@ -157,11 +168,21 @@ def run_home(
     rpc = Endpoint(loop, SocketStream(sock), service.handlers(), lambda _: loop.stop(), "node")
     link = Link(rpc)
     service.attach(link)
+    slow: list[Contents] = []
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
         if question["what"] in ("prefetch", "push"):
             service.prefetch(make_spawn(question["argv"]))
         if question["what"] == "push":
+            return {"pushed": True}
+        if question["what"] in ("announce", "deliver"):
+            attr = service.resolve(os.fsencode(question["path"]))
+            link.post(Coming([attr.id, 0, attr.size]))
+            with open(root + os.fsencode(question["path"]), "rb") as file:
+                slow.append(Contents(attr.id, 0, 0, file.read()))
+            for message in slow if question["what"] == "deliver" else []:
+                link.post(message)
+            rpc.flush()
             return {"pushed": True}
         if question["what"] in ("names", "distrust"):
             directory = service.resolve(os.fsencode(question["path"]))
@@ -488,6 +509,14 @@ class Bed:
     def push_names(self, path: str) -> None:
         """Have home send the names of a directory, as they are there now."""
         assert ask(self._home_control, what="names", path=path) == {"pushed": True}
+
+    def announce_contents(self, path: str, deliver: bool) -> None:
+        """Have home announce and read a file; `deliver`: send what was read so far, in order.
+
+        So it is where the connection of contents is slow, which this bed has not.
+        """
+        what = "deliver" if deliver else "announce"
+        assert ask(self._home_control, what=what, path=path) == {"pushed": True}
 
     def distrust(self, path: str) -> None:
         """Have home send that the names of a directory are to be forgotten."""

@@ -48,8 +48,9 @@ def test_a_compile_that_starts_cold_waits_as_seldom_as_a_warm_one(far: Host, wor
     second = compile_there(far, work)
     warm = compile_there(far, work)
     assert first["round_trips"] > HEADERS
-    # Some of what a body itself makes is waited for, cold or warm.
-    assert second["round_trips"] <= warm["round_trips"] + 3
+    # as(1) asks for the attributes of the object file that it has just made: home's to give.
+    assert warm["round_trips"] <= 3
+    assert second["round_trips"] <= 10
 
 
 @pytest.mark.parametrize("place", ["", ".cache", ".cache/mlaunch/content"])

@@ -144,6 +144,9 @@ class Prefetch:
             length = self._offered.pop((number, offset), 0)
             if length:
                 self._queue.append((number, offset, length))
+            elif self._link is not None:
+                # Forgotten, there being so many: whoever waits for it has to ask.
+                self._link.post(Contents(number, offset, errno.ESTALE, b""))
         self._send()
 
     def _opened(self, path: bytes) -> int:
