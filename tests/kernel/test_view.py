@@ -423,6 +423,7 @@ def _append_lines(path: str, letter: str) -> None:
 def test_appends_of_home_and_node_lose_no_line(bed: Bed) -> None:
     _put(f"{bed.home}/log", "")
     os.chmod(f"{bed.home}/log", 0o666)
+    bed.barrier()
     started = bed.start(_append_lines, f"{bed.mount}/log", "node")
     _append_lines(f"{bed.home}/log", "home")
     bed.finish(started)
