@@ -68,6 +68,7 @@ class Member:
         self.retry: Timer | None = None
         self.retry_s = RETRY_FIRST_S
         self.slots = Slots()
+        self.holds: set[str] = set()  # executables that have run there on this link
         self._reserved: dict[int, float] = {}
         # CPUs that would be idle without our guests, when that was known, and when a guest last
         # came or went.
@@ -118,6 +119,7 @@ class Member:
         """Count no body that was sent there: the link, and all of them with it, is lost."""
         self._reserved.clear()
         self.slots.clear()
+        self.holds.clear()
         self.guests = 0
 
     def take_load(self, load: dict[str, int]) -> None:
@@ -168,6 +170,7 @@ class Member:
             slots_used=self.slots.used,
             queued_s=self.slots.queued_s(now),
             guests_cpu=load.get("guests_cpu_milli", 0) / 1000,
+            holds=self.holds,
         )
 
     @property

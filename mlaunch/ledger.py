@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 
 
 class Entry(NamedTuple):
-    """A program that runs; `speed` of a CPU there, relative to one of home's."""
+    """A program that runs; `speed` of a CPU there, relative to one of home's.
+
+    `holds` are the executables whose files are on its node; None at home.
+    """
 
     owner: object
     exe: str
     argv: Sequence[str]
     slots: Slots | None
     speed: float
+    holds: set[str] | None = None
+    cold: bool = False
 
 
 class Ledger:
@@ -65,6 +70,8 @@ class Ledger:
         if entry is None or not ended.wall_us:
             return  # it never ran where it was sent
         seconds = entry.speed / 1e6
+        if ended.away and entry.holds is not None:
+            entry.holds.add(entry.exe)
         self.profiles.learn(
             entry.exe,
             entry.argv,
@@ -79,5 +86,6 @@ class Ledger:
                 bytes_to_node=ended.bytes_to_node,
                 bytes_to_home=ended.bytes_to_home,
                 own_cpu_s=-1.0 if ended.away else ended.own_us * seconds,
+                cold=entry.cold,
             ),
         )

@@ -5,13 +5,20 @@ Measured exactly as an agent measures its node, so that the two compare.
 
 from __future__ import annotations
 
+import gc
 import os
 import time
+import traceback
+from typing import TYPE_CHECKING
 
+from mlaunch import process
 from mlaunch.placement import HOME, NodeState
 from mlaunch.slots import Slots
 from stubs.node.probe import Probe, cached_speed, keep_speed, measure_speed
 from stubs.wire.messages import Load
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 # As on a node (mlaunch.bootstrap), and for the agent of the node `local` the same file.
 CACHE = "~/.cache/mlaunch"
@@ -75,8 +82,24 @@ class HomeLoad:
         if not self._probe.speed and not self._measuring:
             self._measuring = True
             if os.fork() == 0:
-                try:
-                    keep_speed(self._cache, measure_speed())
-                finally:
-                    os._exit(0)
+                _become_measurer(self._cache)
         return self._probe.speed
+
+
+def _become_measurer(cache: str) -> NoReturn:
+    """In the forked child: keep nothing of the daemon, measure, and end.
+
+    It may outlive the daemon. With that one's lock and listening socket nobody else could take its
+    place, and an mrun would wait at a door behind which there is nobody.
+    """
+    try:
+        # What is closed by number must not be collected here: see mlaunch.inventory.
+        gc.freeze()
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        process.reset_signals()
+        process.set_name("mlaunch: speed")
+        keep_speed(cache, measure_speed())
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)

@@ -157,7 +157,16 @@ class Placing:
         taken = best is not None and (member is not None or not place.top or program.stays)
         reason = best.reason if best is not None and taken else _why_home(ranking)
         self._remember(place, member.name if member else HOME, reason, ranking)
-        entry = Entry(pending.client, exe, argv, self._slots(program, member), self._speed(member))
+        holds = member.holds if member is not None else None
+        entry = Entry(
+            pending.client,
+            exe,
+            argv,
+            self._slots(program, member),
+            self._speed(member),
+            holds,
+            cold=holds is not None and exe not in holds,
+        )
         self.ledger.enter(place.pid, entry, program.cpu_s)
         if member is None:
             sticky = 0

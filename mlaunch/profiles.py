@@ -51,6 +51,7 @@ class Sample:
     for, in seconds of a CPU of home: who measured on a node corrects for its speed. `own_cpu_s`
     without the children, below 0 if that is not known. `children` processes it started, directly or
     not, and `peak_children` most of them at once, 0 if that is not known (on a node it is not).
+    `cold`: the node had to be brought the program's files, so its traffic tells of no other run.
     """
 
     where: str
@@ -63,6 +64,7 @@ class Sample:
     bytes_to_node: int = 0
     bytes_to_home: int = 0
     own_cpu_s: float = -1.0
+    cold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ class _Row:
         if sample.where == HOME or sample.children:
             self.children += (sample.children - self.children) * weight
             self.peak_children += (sample.peak_children - self.peak_children) * weight
-        if sample.where == NODE:
+        if sample.where == NODE and not sample.cold:
             self._take_traffic(sample)
 
     def _take_traffic(self, sample: Sample) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 HOME = "home"
@@ -62,7 +63,7 @@ class NodeState:
     queued_s: float = -1.0
     guests_cpu: float = -1.0
     bandwidth: float = 0.0
-    holds: frozenset[str] = frozenset()
+    holds: Set[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,8 @@ class Agent:
             self._handlers[Spawn] = lambda _, tag, __: self._link.reply(tag, refusal)
         if self._view is not None and not problem:
             self._view.see_callers(self._capsule.proc)
+            if self._guests is not None:
+                self._view.know_bodies(self._guests.is_body)
         names = os.uname()
         self._link.reply(
             tag,

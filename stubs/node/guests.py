@@ -91,6 +91,10 @@ class Guests:
         """Bodies of which something is left."""
         return len(self._guests)
 
+    def is_body(self, pid: int) -> bool:
+        """Tell whether that is the pid of a body."""
+        return pid in self._guests
+
     def handlers(self) -> dict[type[Message], Handler]:
         """Return what the node does with home's messages about bodies."""
         return {

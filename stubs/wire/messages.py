@@ -748,6 +748,14 @@ class Lost(Message):
     reason: Blob
 
 
+class Family(Message):
+    """N→H posted: process `pid` there descends from that body; 0: from none that is left."""
+
+    KIND = 0x8B
+    pid: U32
+    body: U32
+
+
 # --- streams: between the pipes of home and those on the node ------------------------------------
 
 

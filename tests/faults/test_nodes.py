@@ -126,7 +126,8 @@ def test_a_lost_agent_ends_mrun_and_the_next_one_works(pair: Cluster) -> None:
             if "sshd" not in line and "itertools" not in line
         ]
         assert ours
-        pair.node("n1").run(("kill", "-9", *map(str, ours)), user="root", check=True)
+        # Not checked: one of them may just have ended, that which measures the speed of the CPU.
+        pair.node("n1").run(("kill", "-9", *map(str, ours)), user="root")
         assert_told(process)
     assert_works_again(pair)
 

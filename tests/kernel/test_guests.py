@@ -286,10 +286,19 @@ def test_every_mrun_hears_of_a_lost_node(bench: Bench) -> None:
     bench.until(lambda: bench.node.all(StreamTaken))
     bench.guests.lost("node: cut off")
     bench.until(lambda: mrun.all(Lost))
-    assert mrun.all(Lost) == [Lost(BODY, b"node: cut off")]
+    assert mrun.all(Lost) == [Lost(BODY, 0, b"node: cut off")]
     assert os.read(reader, 100) == b"arrived"
     assert os.read(reader, 1) == b""
     assert bench.guests.count == 0
+    os.close(reader)
+
+
+def test_a_lost_body_that_has_said_nothing_is_told_to_be_unseen(bench: Bench) -> None:
+    reader, writer = os.pipe()
+    mrun, _ = bench.start([(1, FD_STREAM_OUT, writer)])
+    bench.guests.lost("node: cut off")
+    bench.until(lambda: mrun.all(Lost))
+    assert mrun.all(Lost) == [Lost(BODY, 1, b"node: cut off")]
     os.close(reader)
 
 

@@ -121,7 +121,7 @@ def test_a_body_that_outlives_its_parent_is_waited_for(bed: Bed) -> None:
 
 
 def test_a_signal_to_a_child_reaches_its_body(bed: Bed) -> None:
-    deputy = "while [ -e /proc/$p/fd/0 ]; do :; done"
+    deputy = "while [ -e /proc/$p/fd/1 ]; do :; done"
     script = f"sleep 100 & p=$!; {deputy}; kill -USR1 $p; wait $p; echo $?"
     done = at_home(bed, script)
     assert done.stdout == b"138\n"

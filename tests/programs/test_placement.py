@@ -14,7 +14,9 @@ from tests.cluster.waiting import wait_until
 from tests.programs.nodes import add_nodes, configure, node_entry
 
 RECEIPT = "/home/alice/receipt.json"
-COMPUTE = ("sh", "-c", "i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done; echo $i")
+# Programs that compute and start nobody: a shell would stay at home.
+COMPUTE = ("awk", "BEGIN { while (i < 1000000) i++; print i }")
+COMPUTE_ON = ("awk", 'BEGIN { print "ready"; fflush(); while (1) i++ }')
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def idle(seen: Seen, name: str) -> bool:
 def where(home: Host, *options: str) -> str:
     """Run something that computes and return where."""
     done = home.run(("mrun", "-v", *options, "--stats", RECEIPT, *COMPUTE), check=True)
-    assert done.stdout == b"100000\n"
+    assert done.stdout == b"1000000\n"
     # Shown when a test fails: what the decision was made of, and what is known now.
     print(done.stderr.decode(), *nodes(home).values(), sep="\n")
     bodies = json.loads(home.read(RECEIPT))["bodies"]
@@ -94,8 +96,7 @@ def test_home_is_taken_when_every_node_is_busy(bed: Cluster) -> None:
 
 
 def test_a_second_program_goes_where_the_first_is_not(bed: Cluster) -> None:
-    first = ("mrun", "sh", "-c", "echo ready; while :; do :; done")
-    with bed.home.popen(first) as process:
+    with bed.home.popen(("mrun", *COMPUTE_ON)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         assert where(bed.home) in {"n1", "n2"}

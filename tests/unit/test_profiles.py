@@ -115,6 +115,15 @@ def test_a_first_run_that_brought_the_files_to_the_node_does_not_count_as_its_tr
         assert found(profiles).bytes_to_node < 40 << 18
 
 
+def test_runs_on_a_node_without_the_files_tell_nothing_of_traffic(path: str) -> None:
+    cold = replace(ON_NODE, bytes_to_node=40 << 20, cold=True)
+    with closing(Profiles(path)) as profiles:
+        for _ in range(5):
+            profiles.learn(GCC, COMPILE, cold)
+        assert found(profiles).node_runs == 0
+        assert found(profiles).cpu_s > 0
+
+
 def test_what_carries_much_each_time_is_known_for_it(path: str) -> None:
     heavy = replace(ON_NODE, bytes_to_node=1 << 30)
     with closing(Profiles(path)) as profiles:

@@ -45,11 +45,13 @@ class Naming:
         self._tree = tree
         self._contents = contents
         self._coherence = coherence
+        self.made: Inode | None = None  # by the last create, if the file was not there before
 
     # names that come
 
     def create(self, message: Create) -> Message:
-        """Make a regular file, or open the one that is there."""
+        """Make a regular file, or open the one that is there; `made` tells which."""
+        self.made = None
         if message.id:
             self._tree.table.claim(message.id)
         directory = self._tree.table.directory(message.dir)
@@ -71,6 +73,7 @@ class Naming:
             self._coherence.after((directory.wd, message.name))
         inode = self._tree.table.place(directory, message.name, os.fstat(fd), message.id)
         self._contents.add_created(inode, fd, access, mode)
+        self.made = inode
         return self._found(directory, message.name)
 
     def _open_existing(self, directory: Directory, message: Create) -> Message:

@@ -17,6 +17,7 @@ from stubs.home.files.adoption import Adoption
 from stubs.home.files.changes import Changes
 from stubs.home.files.coherence import Coherence
 from stubs.home.files.contents import Contents
+from stubs.home.files.effects import CHANGES, Effects
 from stubs.home.files.hashes import Hashes
 from stubs.home.files.inodes import Directory
 from stubs.home.files.listing import Listings
@@ -36,6 +37,7 @@ from stubs.wire.messages import (
     Error,
     Failed,
     Fallocate,
+    Family,
     Filesystem,
     Forget,
     Found,
@@ -116,6 +118,7 @@ class FileService:
         self._contents = Contents(loop, self._tree, self._coherence, self._write_failed, budget)
         self._changes = Changes(self._tree, self._contents, self._coherence)
         self._naming = Naming(self._tree, self._contents, self._coherence)
+        self.effects = Effects(self._tree, self._naming)
         self._listings = Listings(self._tree, self._coherence)
         self._locks = Locks(loop, self._tree, self._coherence, self._reply_locked, budget // 8)
         self._syncing = Syncing(loop)
@@ -171,6 +174,9 @@ class FileService:
             Listxattr: self._listxattr,
             Removexattr: changes.removexattr,
         }
+        for kind in CHANGES:
+            if kind in answers:
+                answers[kind] = self._noting(answers[kind])
         handlers = {kind: self._answering(answer) for kind, answer in answers.items()}
         handlers[Write] = self._write
         handlers[Fsync] = self._fsync
@@ -179,6 +185,7 @@ class FileService:
         handlers[Hold] = self._hold
         handlers[Unhold] = self._unhold
         handlers[Forget] = self._forget
+        handlers[Family] = lambda message, tag, fds: self.effects.meet(message.pid, message.body)
         handlers[Traced] = self._traced
         handlers[Lacking] = self._lacking
         return handlers
@@ -206,6 +213,24 @@ class FileService:
         """Send what this program is expected to want; to be called before Spawn is sent."""
         if self._prefetch is not None:
             self._prefetch.begin(spawn)
+
+    def begin_body(self, body: int) -> None:
+        """Take note that a body starts: what it changes is watched, see `is_unseen`."""
+        self.effects.begin(body)
+
+    def end_body(self, body: int) -> None:
+        """Take note that nothing of a body is left."""
+        self.effects.end(body)
+
+    def is_unseen(self, body: int) -> bool:
+        """Tell whether a body that is lost changed no file but those that it made itself.
+
+        Then what it left is out of the way of one that is started again.
+        """
+        if not self.effects.is_unseen(body):
+            return False
+        self.effects.undo(body)
+        return True
 
     def barrier(self) -> None:
         """Tell the node all that has changed until now; to be called before what makes it act."""
@@ -249,6 +274,17 @@ class FileService:
             self._reply(tag, reply)
 
         return handle
+
+    def _noting(self, answer: Callable[[Any], Message]) -> Callable[[Any], Message]:
+        """Return what answers as `answer` does, and has the change noted if it was made."""
+
+        def change(message: Any) -> Message:
+            victim = self.effects.before(message)
+            reply = answer(message)
+            self.effects.after(message, victim)
+            return reply
+
+        return change
 
     def _asked_about(self, number: int) -> None:
         """Take posted writes of this inode again: the node has asked about it since one failed."""
@@ -334,6 +370,7 @@ class FileService:
         elif not inode.failed:
             try:
                 self._changes.write(message)
+                self.effects.after(message, None)
             except OSError as error:
                 self._write_failed(inode, error)
         if self._unacknowledged >= ACKNOWLEDGE_BYTES:
@@ -347,6 +384,7 @@ class FileService:
 
     def _write_asked(self, message: Write) -> Message:
         self._changes.write(message)
+        self.effects.after(message, None)
         return Attrs([self._tree.attributes(self._tree.table.get(message.id))])
 
     def _acknowledge(self) -> None:

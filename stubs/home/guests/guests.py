@@ -150,6 +150,7 @@ class Guests:
             return
         self._guests[guest.pid] = guest
         session.bodies.add(guest.pid)
+        self._files.begin_body(guest.pid)
         self._files.prefetch(spawn)
         self._files.barrier()
         self._link.request(spawn, lambda reply: self._spawned(guest, tag, reply))
@@ -281,6 +282,7 @@ class Guests:
             self._streams.close(number)
         if self._guests.get(guest.pid) is guest:
             del self._guests[guest.pid]
+            self._files.end_body(guest.pid)
         guest.session.bodies.discard(guest.pid)
 
 

@@ -47,8 +47,14 @@ if TYPE_CHECKING:
         def barrier(self) -> None:
             """Send what changed at home until now; before a body may act on it."""
 
+        def begin_body(self, body: int) -> None:
+            """Take note that a body starts."""
+
+        def end_body(self, body: int) -> None:
+            """Take note that nothing of a body is left."""
+
         def is_unseen(self, body: int) -> bool:
-            """Tell whether a body changed no file but those that it made itself."""
+            """Tell whether a body that is lost changed no file but those that it made itself."""
 
         def settle(self) -> None:
             """Finish what a body changed until now; before home may act on it."""

@@ -14,6 +14,7 @@ import time
 from stubs.abi.signalfd import SI_KERNEL
 from stubs.home.run.ending import STOP_SIGNALS
 from stubs.home.run.errors import say
+from stubs.home.run.signals import TWIN_SECONDS
 from stubs.wire.messages import (
     SCOPE_GROUP,
     SCOPE_PROCESS,
@@ -53,8 +54,12 @@ class Body:
         deputy: Deputy,
         departure: Departure,
         on_end: Callable[[Body], None],
+        is_groups: Callable[[int, int], bool],
     ) -> None:
-        """`post` sends to the link process; `on_end` is called once, when `ended`."""
+        """`post` sends to the link process; `on_end` is called once, when `ended`.
+
+        `is_groups` tells whether a signal of that sender has come to the whole process group.
+        """
         self.pid = deputy.pid
         self.deputy = deputy
         self.departure = departure
@@ -71,6 +76,7 @@ class Body:
         self._loop = loop
         self._post = post
         self._on_end = on_end
+        self._is_groups = is_groups
         self._continuing = False
         self._stopping: Timer | None = None
         self._killed = False
@@ -166,8 +172,16 @@ class Body:
         self._post(message)
 
     def _arrived(self, arrival: Arrival) -> None:
-        scope = SCOPE_GROUP if arrival.code == SI_KERNEL else SCOPE_PROCESS
-        self.forward(arrival.signo, scope)
+        # What has stopped by a key has stopped as a group, and goes on as one.
+        if arrival.code == SI_KERNEL or arrival.signo == signal.SIGCONT:
+            self.forward(arrival.signo, SCOPE_GROUP)
+        else:
+            # Others of the group may be signalled a moment later.
+            self._loop.call_later(TWIN_SECONDS, lambda: self._decide_scope(arrival))
+
+    def _decide_scope(self, arrival: Arrival) -> None:
+        groups = self._is_groups(arrival.signo, arrival.sender)
+        self.forward(arrival.signo, SCOPE_GROUP if groups else SCOPE_PROCESS)
 
     # from the body
 

@@ -9,6 +9,7 @@ speaks against the node lets it go on at home.
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 from stubs.abi import ptrace
@@ -22,10 +23,10 @@ from stubs.home.run.inherited import ImmovableError
 from stubs.home.run.links import Links, was_lost
 from stubs.home.run.nesting import Nesting
 from stubs.home.run.options import HOME
-from stubs.home.run.placements import TOGETHER, Placements, text_of
+from stubs.home.run.placements import STICKY, TOGETHER, Placements, text_of
 from stubs.home.run.proc import read_stat
 from stubs.home.run.restarting import Restarting
-from stubs.wire.messages import Ended, Error, Kill, Placed, Refused, Spawned
+from stubs.wire.messages import SCOPE_GROUP, Ended, Error, Kill, Placed, Refused, Spawned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,13 +58,18 @@ class Departing:
         options: Options,
         decided: Decided,
         body_ended: Callable[[Body], None],
+        is_groups: Callable[[int, int], bool],
     ) -> None:
-        """`decided` is told of every departure, `body_ended` of every end of a body."""
+        """`decided` is told of every departure, `body_ended` of every end of a body.
+
+        `is_groups` tells of a signal and its sender whether it came to mrun's whole group.
+        """
         self._loop = loop
         self._tree = tree
         self._options = options
         self._decided = decided
         self._body_ended = body_ended
+        self._is_groups = is_groups
         self._tty = read_stat(os.getpid()).tty
         self._placements = Placements(loop)
         self._nesting = Nesting(loop)
@@ -87,6 +93,15 @@ class Departing:
         """Send what has gathered, before mrun itself stands still."""
         self._links.flush()
         self._placements.flush()
+
+    def continue_group(self) -> None:
+        """Have the bodies of mrun's process group go on: somebody has continued that."""
+        for body in list(self._bodies.values()):
+            try:
+                if os.getpgid(body.pid) == os.getpgrp():
+                    body.forward(signal.SIGCONT, SCOPE_GROUP)
+            except ProcessLookupError:
+                continue  # just killed
 
     def abandon(self) -> None:
         """Wait for no body any more: they end with mrun."""
@@ -152,6 +167,7 @@ class Departing:
         task = departure.task
         task.asked = True
         task.together = answer.sticky == TOGETHER
+        departure.sticky = answer.sticky == STICKY
         departure.node = os.fsdecode(answer.node)
         departure.reason = answer.reason.decode(errors="replace")
         if sock is not None:
@@ -183,7 +199,8 @@ class Departing:
         if wish.strict and not wanted:
             self._refuse(departure, MrunError(f"{departure.name} cannot run on a node: {reason}"))
             return
-        if wish.top and wish.verbose:
+        # What never goes is not worth a line for each time.
+        if wish.verbose and (wish.top or not departure.sticky):
             say(f"{departure.name} runs at home: {reason}")
         departure.task.argv, departure.task.reason = departure.program.argv, reason
         self._decided(departure, None, None)
@@ -264,12 +281,26 @@ class Departing:
             connection.post(Kill(task.pid))
             departure.close()
             return
-        body = Body(self._loop, connection.post, deputy, departure, self._over)
+        body = Body(
+            self._loop, connection.post, deputy, departure, self._over, self._is_groups_of(task.pid)
+        )
         connection.bodies[task.pid] = self._bodies[task.pid] = task.body = body
         departure.connection = connection
         task.deciding = False
         self._decided(departure, body, None)
         body.drain()
+
+    def _is_groups_of(self, pid: int) -> Callable[[int, int], bool]:
+        """Return what tells whether a signal to a deputy is one to its group."""
+
+        def is_groups(signo: int, sender: int) -> bool:
+            try:
+                ours = os.getpgid(pid) == os.getpgrp()
+            except ProcessLookupError:
+                return False  # just killed
+            return ours and self._is_groups(signo, sender)
+
+        return is_groups
 
     # the end
 

@@ -56,6 +56,7 @@ class Departure:
         self.capture: Capture | None = None
         self.node = ""
         self.reason = ""
+        self.sticky = False  # whatever its arguments, it stays home
         self.wanted_home = False  # it stays there because that is best, not for want of a node
         self.connection: Connection | None = None  # with the link process of its body
         self.losses = 0  # nodes that were lost before it had begun there

@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from stubs.home.run.options import Options
 
 
+# A signal to a process group reaches all of it within this time.
+SAME_SIGNAL_SECONDS = 0.1
+
+
 class Untraced(Exception):  # noqa: N818  # a decision, not an error
     """The program runs at home, not traced, as if there were no mrun; the text says why."""
 
@@ -99,6 +103,7 @@ class Session:
         self._name = os.fsdecode(os.path.basename(options.argv[0]))
         self._began = time.monotonic()
         self._early: list[signalfd_siginfo] = []  # signals for the program, once it runs
+        self._latest: dict[tuple[int, int], float] = {}  # when a signal came, by it and its sender
         self._running = False  # the program, at home or on a node
         self._status: int | None = None  # of the program, as wait4(2) has it
         self._error: MrunError | None = None  # what mrun has to say in the end
@@ -189,10 +194,16 @@ class Session:
         top, options = self._top, self._options
         self._tree = Tree(self._executed, self._ended, self._delivered, self._stopped)
         self._departing = Departing(
-            self._loop, self._tree, options, self._decided, self._body_ended
+            self._loop,
+            self._tree,
+            options,
+            self._decided,
+            self._body_ended,
+            self._came_to_group,
         )
         top.receipt = self._receipt
-        self._front = Front(self._loop, top, self._look, self._departing.flush)
+        departing = self._departing
+        self._front = Front(self._loop, top, self._look, departing.flush, departing.continue_group)
         top.deciding = True
         self._tree.add(top)
         try:
@@ -291,6 +302,8 @@ class Session:
         Signals are read first: what happens to a tracee after that brings another SIGCHLD.
         """
         infos = [info for info in read_signals(self._signals) if info.ssi_signo != signal.SIGCHLD]
+        for info in infos:
+            self._latest[info.ssi_signo, info.ssi_pid] = time.monotonic()
         self._tree.poll()
         if self._running:
             early, self._early = self._early, []
@@ -300,6 +313,11 @@ class Session:
                 self._before_it_runs(info)
         if self._status is not None and infos:
             self._after_its_end(infos)
+
+    def _came_to_group(self, signo: int, sender: int) -> bool:
+        """Tell whether mrun has just been sent the same: then it was meant for the group."""
+        self._look()
+        return time.monotonic() - self._latest.get((signo, sender), 0.0) < SAME_SIGNAL_SECONDS
 
     def _after_its_end(self, infos: list[signalfd_siginfo]) -> None:
         """End at once by a signal that comes while only bodies in the background are left."""

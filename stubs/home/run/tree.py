@@ -14,6 +14,7 @@ import os
 import time
 
 from stubs.abi import ptrace
+from stubs.home.run.proc import read_stat
 from stubs.home.run.tracer import WALL, Stop, Tracee
 
 TYPE_CHECKING = False
@@ -149,10 +150,14 @@ class Tree:
         child = self.tasks.get(pid)
         if child is None:
             child = self.tasks[pid] = Task(pid)
+        if child.parent is None:
+            self._adopt(parent, child, is_thread=event == ptrace.PTRACE_EVENT_CLONE)
+
+    def _adopt(self, parent: Task, child: Task, is_thread: bool) -> None:
         child.parent = parent
         child.together = parent.together
-        if event == ptrace.PTRACE_EVENT_CLONE:
-            return  # a thread
+        if is_thread:
+            return
         child.counted = True
         for task in self.line(child):
             task.children += 1
@@ -176,10 +181,21 @@ class Tree:
         if former != task.pid:
             # A thread exec'ed: it has the leader's pid now, and the others are gone.
             self.tasks.pop(former, None)
+        if task.parent is None:
+            self._find_parent(task)
         task.children = task.living = task.peak = 0
         task.children_cpu_s = 0.0
         task.deciding = True
         self._on_exec(task)
+
+    def _find_parent(self, task: Task) -> None:
+        """Do without the parent's event, which may be told after the exec of its child."""
+        try:
+            parent = self.tasks.get(read_stat(task.pid).ppid)
+        except OSError:
+            return  # killed meanwhile
+        if parent is not None:
+            self._adopt(parent, task, is_thread=False)
 
     def _ended(self, task: Task, status: int, usage: struct_rusage) -> None:
         if task.counted:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stubs.link.loop import Loop
+    from stubs.node.view.families import Families
 
     Handler = Callable[[int, int, int], None]
 
@@ -64,6 +65,7 @@ class Device:
         self.buffer = bytearray(MAX_WRITE + (64 << 10))
         self.view = memoryview(self.buffer)
         self.pid = 0  # who made the request being handled
+        self.families: Families | None = None  # told of everybody who makes one
         self.counts = [0] * fuse.OPCODES
         self.handlers: dict[int, Handler] = {fuse.FUSE_INIT: self._init}
         self.closed = False
@@ -103,6 +105,8 @@ class Device:
                 self._end(os.strerror(error.errno or 0))
                 return
             _, opcode, unique, nodeid, _, _, self.pid, _, _ = _HEADER(self.buffer)
+            if self.families is not None and self.pid not in self.families.met:
+                self.families.meet(self.pid)
             handler = handlers.get(opcode)
             if handler is None:
                 self.error(unique, errno.ENOSYS)

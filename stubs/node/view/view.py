@@ -20,6 +20,7 @@ from stubs.node.view.ahead import Ahead
 from stubs.node.view.callers import Callers
 from stubs.node.view.changing import Changing
 from stubs.node.view.directories import Directories
+from stubs.node.view.families import Families
 from stubs.node.view.fuse import Device
 from stubs.node.view.inodes import DAY, Inodes, Node, Owners
 from stubs.node.view.invalidation import Notifier
@@ -132,6 +133,8 @@ class View:
         self._ahead = Ahead(
             self._uplink, self._inodes, self._snapshots, self._reading, self._library
         )
+        self._link = link
+        self._proc = -1  # the capsule's
         self._uplink.before = self._send_ahead
         self._uplink.lost = self._snapshots.lost
         self._uplink.no_longer_busy = self._notifier.unpark
@@ -180,6 +183,11 @@ class View:
     def see_callers(self, proc: int) -> None:
         """Look at who asks in the capsule's /proc, open as `proc`, which stays the caller's."""
         self._directories.callers = Callers(proc)
+        self._proc = proc
+
+    def know_bodies(self, is_body: Callable[[int], bool]) -> None:
+        """Tell home which body each process belongs to; `see_callers` must come first."""
+        self._device.families = Families(self._proc, is_body, self._link.post)
 
     def announce_temporaries(self, pid: int = 0) -> None:
         """Tell home of the temporary files that process `pid` made; 0: of all there are.

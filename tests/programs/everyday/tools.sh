@@ -237,6 +237,8 @@ kill -l 9
 pgrep -c -P $$ nosuch
 
 ### logger of time
+#: contents differ: a
+# What a holds is the time of day.
 bash -c 'TIMEFORMAT=%R; time sleep 0.01' 2>&1 | cut -c1-3
 printf '%(%Y)T\n' 0
 date +%s > a

@@ -1,0 +1,153 @@
+"""What bodies have changed at home: whether anybody could tell by now that one has run.
+
+A body that only read, or wrote only files that it made itself, can be started again when its node
+is lost, as if it had never been. Its processes are told apart by their pids on the node, which the
+node tells to be of one body (Family); what comes from a process of none is taken for everybody's.
+A node that lies here does no more harm than one that writes nonsense into the files.
+"""
+
+from __future__ import annotations
+
+import os
+
+from stubs.wire.messages import (
+    Create,
+    Fallocate,
+    Link,
+    Mkdir,
+    Mknod,
+    Removexattr,
+    Rename,
+    Rmdir,
+    Setattr,
+    Setxattr,
+    Symlink,
+    Unlink,
+    Write,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stubs.home.files.inodes import Directory, Inode
+    from stubs.home.files.naming import Naming
+    from stubs.home.files.resolve import Tree
+    from stubs.wire.codec import Message
+
+# Of one inode: harmless to a file that the body made.
+_OF_INODES = (Write, Setattr, Fallocate, Setxattr, Removexattr)
+_OF_NAMES = (Link, Mkdir, Mknod, Rmdir, Symlink)
+CHANGES = (*_OF_INODES, *_OF_NAMES, Create, Unlink, Rename)
+
+# What a node may make us remember.
+_MOST_PROCESSES = 1 << 14
+_MOST_FILES = 1 << 14
+
+
+class Traces:
+    """What one body has left."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.made: dict[int, tuple[Directory, bytes] | None] = {}  # by id: where, if O_EXCL
+        self.seen = False  # something that was there before is another now
+
+
+class Effects:
+    """The traces of all bodies on a node."""
+
+    def __init__(self, tree: Tree, naming: Naming) -> None:
+        """Look names up in `tree`."""
+        self._tree = tree
+        self._naming = naming
+        self._bodies: dict[int, Traces] = {}
+        self._families: dict[int, int] = {}
+
+    def begin(self, body: int) -> None:
+        """Watch a body that starts."""
+        self._bodies[body] = Traces()
+        self._families.pop(body, None)
+
+    def end(self, body: int) -> None:
+        """Watch it no longer."""
+        self._bodies.pop(body, None)
+
+    def meet(self, pid: int, body: int) -> None:
+        """Take note that a process on the node belongs to that body; 0: to none that is known."""
+        if len(self._families) >= _MOST_PROCESSES:
+            del self._families[next(iter(self._families))]
+        self._families[pid] = body
+
+    def is_unseen(self, body: int) -> bool:
+        """Tell whether nobody could have noticed what a body did."""
+        traces = self._bodies.get(body)
+        return traces is not None and not traces.seen
+
+    def undo(self, body: int) -> None:
+        """Remove what would be in the way of the body when it is started again.
+
+        Files that it made where none was allowed to be; of others it makes the same once more.
+        """
+        traces = self._bodies.get(body)
+        if traces is None:
+            return
+        for number, place in traces.made.items():
+            inode = self._tree.table.find(number)
+            if place is not None and inode is not None:
+                self._remove(inode, *place)
+
+    def _remove(self, inode: Inode, directory: Directory, name: bytes) -> None:
+        try:
+            parent = self._tree.path_fd(directory)
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if (found.st_dev, found.st_ino) == (inode.dev, inode.ino):
+                os.unlink(name, dir_fd=parent)
+        except OSError:
+            return  # somebody has removed it
+
+    # changes
+
+    def before(self, message: Message) -> Inode | None:
+        """Return the file at the name that a change is about to take away, if it is known."""
+        if isinstance(message, (Unlink, Rename)):
+            return self._at(message.dir, message.name)
+        return None
+
+    def after(self, message: Message, victim: Inode | None) -> None:
+        """Take note of a change that has been made; `victim` as `before` returned it."""
+        pid: int = message.pid  # type: ignore[attr-defined]  # all CHANGES have it
+        body = pid if pid in self._bodies else self._families.get(pid, 0)
+        traces = self._bodies.get(body)
+        if traces is None:
+            for each in self._bodies.values():
+                each.seen = True
+        elif not traces.seen:
+            traces.seen = not self._is_own(traces, message, victim)
+
+    def _is_own(self, traces: Traces, message: Message, victim: Inode | None) -> bool:
+        """Tell whether a change concerns only what the body made; note what it makes."""
+        if isinstance(message, _OF_INODES):
+            return message.id in traces.made
+        if isinstance(message, Create):
+            return self._made(traces, message)
+        if isinstance(message, Unlink) and victim is not None and victim.id in traces.made:
+            traces.made[victim.id] = None
+            return True
+        return False
+
+    def _made(self, traces: Traces, message: Create) -> bool:
+        inode = self._naming.made
+        if inode is None:
+            # It was there: opening it is no change, but for O_TRUNC.
+            return not message.flags & os.O_TRUNC
+        if len(traces.made) >= _MOST_FILES:
+            return False
+        place = None
+        if message.flags & os.O_EXCL:
+            place = (self._tree.table.directory(message.dir), message.name)
+        traces.made[inode.id] = place
+        return True
+
+    def _at(self, number: int, name: bytes) -> Inode | None:
+        inode = self._tree.table.find(number)
+        children: dict[bytes, Inode] = getattr(inode, "children", {})
+        return children.get(name)

@@ -1,0 +1,90 @@
+"""A node is lost while a body runs there of which nobody could have noticed anything."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.cluster import Cluster, Host, Process
+from tests.cluster.waiting import wait_until
+from tests.faults.traces import Traces
+from tests.programs.nodes import add_nodes
+
+RECEIPT = "/tmp/receipt.json"
+# Noise, so that it takes gzip some seconds.
+DATA = "openssl enc -aes-128-ctr -pass pass:x -nosalt -pbkdf2 < /dev/zero 2>&- | head -c 60000000"
+
+
+@pytest.fixture
+def three(make_cluster: Callable[..., Cluster]) -> Cluster:
+    cluster = make_cluster(nodes=2)
+    add_nodes(cluster.home, "n1", "n2")
+    cluster.home.run(("bash", "-c", f"{DATA} > data; gzip -nc data > native.gz"), check=True)
+    return cluster
+
+
+def start(home: Host, *program: str) -> Process:
+    return home.popen(("mrun", "--only", "n1,n2", "--no-fallback", "--stats", RECEIPT, *program))
+
+
+def node_of(cluster: Cluster, words: str) -> Host:
+    """Return the node on which a program runs, once it does."""
+
+    def found() -> Host | None:
+        for node in cluster.nodes:
+            if any(words in line for _, line in node.processes("alice")):
+                return node
+        return None
+
+    wait_until(lambda: found() is not None, 30, f"{words} runs")
+    host = found()
+    assert host is not None
+    return host
+
+
+@pytest.mark.parametrize("fault", ["kill", "crash", "cut", "freeze"])
+def test_a_program_that_only_made_files_ends_as_if_nothing_had_been(
+    three: Cluster, fault: str
+) -> None:
+    traces = Traces(three)
+    with start(three.home, "gzip", "-nk", "data") as process:
+        node = node_of(three, "gzip")
+        wait_until(lambda: three.home.run(("test", "-s", "data.gz")).returncode == 0, 30)
+        getattr(node, fault)()
+        out, said = process.communicate(timeout=120)
+        assert (process.returncode, out, said) == (0, b"", b"")
+    three.home.run(("cmp", "data.gz", "native.gz"), check=True)
+    (body,) = json.loads(three.home.read(RECEIPT))["bodies"]
+    assert body["restarts"] == 1
+    assert body["node"] != node.name
+    three.repair()
+    traces.assert_gone()
+
+
+def test_a_program_that_changed_what_was_there_fails_clearly(three: Cluster) -> None:
+    script = "import time\nopen('old', 'a').write('x')\ntime.sleep(100)"
+    three.home.write("old", b"")
+    with start(three.home, "python3", "-c", script) as process:
+        node = node_of(three, "python3 -c")
+        wait_until(lambda: three.home.run(("test", "-s", "old")).returncode == 0, 30)
+        node.kill()
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == 125
+        assert node.name.encode() in said
+        assert said.count(b"\n") == 1
+
+
+def test_without_another_node_it_is_started_again_at_home(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    cluster = make_cluster(nodes=1)
+    add_nodes(cluster.home, "n1")
+    cluster.home.run(("bash", "-c", f"{DATA} > data; gzip -nc data > native.gz"), check=True)
+    with cluster.home.popen(("mrun", "--stats", RECEIPT, "gzip", "-nk", "data")) as process:
+        node = node_of(cluster, "gzip")
+        node.kill()
+        out, said = process.communicate(timeout=120)
+        assert (process.returncode, out, said) == (0, b"", b"")
+    cluster.home.run(("cmp", "data.gz", "native.gz"), check=True)
+    (body,) = json.loads(cluster.home.read(RECEIPT))["bodies"]
+    assert body["node"] == "local"
