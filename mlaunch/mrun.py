@@ -25,9 +25,10 @@ USAGE = """\
 Usage: mrun [options] PROGRAM [ARGS...]
 
 Run PROGRAM so that its body computes on an idle machine; files, terminal, signals
-and exit status stay at home. Options end at PROGRAM.
+and exit status stay at home. Options end at PROGRAM. A program that starts others
+stays at home, and each of those is placed on its own: mrun make -j8 spreads a build.
 
-  -n, --node NAME        run the body on that node (home: at home)
+  -n, --node NAME        run the body of PROGRAM on that node (home: at home)
       --only NAME[,...]  consider these nodes only
       --stay             no automatic migration
       --no-fallback      exit with 125 rather than run at home for want of a node

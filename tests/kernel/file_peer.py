@@ -25,6 +25,8 @@ from stubs.wire.codec import Attr, Message
 from stubs.wire.messages import (
     Acknowledge,
     Attrs,
+    Coming,
+    Contents,
     Create,
     Data,
     Error,
@@ -35,12 +37,21 @@ from stubs.wire.messages import (
     InvalidateAll,
     Listing,
     Lookup,
+    Names,
+    Offered,
     Read,
     Snapshot,
+    Trace,
     Write,
 )
 
 M = TypeVar("M", bound=Message)
+
+# What home sends unasked.
+_PUSHED = (
+    *(Acknowledge, Failed, Invalidate, InvalidateAll),
+    *(Names, Coming, Contents, Trace, Offered),
+)
 
 # No answer of a test takes this long; a test that waits for one fails then.
 DEADLINE_SECONDS = 10.0
@@ -50,11 +61,15 @@ class Peer:
     """One link: home's file service, and what its node knows."""
 
     def __init__(
-        self, root: str, hidden: Iterable[bytes] = (), readonly: Iterable[bytes] = ()
+        self,
+        root: str,
+        hidden: Iterable[bytes] = (),
+        readonly: Iterable[bytes] = (),
+        learned: tuple[str, str] | None = None,
     ) -> None:
         self.loop = Loop()
         policy = ExportPolicy(hidden, readonly, empty=[os.fsencode(root) + b"/proc"])
-        self.service = FileService(self.loop, policy, os.fsencode(root))
+        self.service = FileService(self.loop, policy, os.fsencode(root), learned)
         self.lost: list[str] = []
         self.pushed: list[Message] = []
         ends = socket.socketpair()
@@ -63,8 +78,7 @@ class Peer:
         )
         self.service.attach(NodeLink(self.home))
         pushes: dict[type[Message], Any] = {
-            kind: lambda message, tag, fds: self.pushed.append(message)
-            for kind in (Acknowledge, Failed, Invalidate, InvalidateAll)
+            kind: lambda message, tag, fds: self.pushed.append(message) for kind in _PUSHED
         }
         self.node = Endpoint(self.loop, SocketStream(ends[1]), pushes, self.lost.append, "home")
         self.root = self.service.root_attr()

@@ -136,6 +136,45 @@ def test_a_file_changed_with_its_time_set_back_is_not_served_stale(
         bed.run(look, bed.mount)
 
 
+@pytest.mark.parametrize("when", ["before the offer", "while the node looks for it"])
+def test_what_the_node_writes_is_not_undone_by_what_it_keeps(directory: str, when: str) -> None:
+    fill(directory)
+    run(directory, files=2, path=OWN)
+    path = f"{directory}/view/large"
+
+    def write() -> None:
+        fd = os.open(path, os.O_WRONLY)
+        os.pwrite(fd, b"written", 100)
+        os.close(fd)
+
+    def look() -> None:
+        fd = os.open(path, os.O_RDONLY)
+        assert os.pread(fd, 7, 100) == b"written"
+        os.close(fd)
+
+    with Bed(directory, state=f"{directory}/state", delay=0.001) as bed:
+        # Starts the shelf.
+        bed.prefetch("/first", OWN)
+        bed.run(os.stat, path)
+        (shelf,) = bed.children_of_view()
+        if when == "before the offer":
+            bed.pause_line()
+            bed.run(write)
+            bed.push("/second", "large")
+            bed.resume_line()
+            bed.barrier()
+            bed.run(look)
+        else:
+            os.kill(shelf, signal.SIGSTOP)
+            bed.prefetch("/second", "large")
+            bed.run(write)
+            looking = bed.start(look)
+            os.kill(shelf, signal.SIGCONT)
+            bed.finish(looking)
+        bed.run(look)
+    assert Path(directory, "home/large").read_bytes()[100:107] == b"written"
+
+
 def test_contents_come_from_home_when_the_shelf_dies(directory: str) -> None:
     fill(directory)
 

@@ -423,6 +423,7 @@ def _append_lines(path: str, letter: str) -> None:
 def test_appends_of_home_and_node_lose_no_line(bed: Bed) -> None:
     _put(f"{bed.home}/log", "")
     os.chmod(f"{bed.home}/log", 0o666)
+    bed.barrier()
     started = bed.start(_append_lines, f"{bed.mount}/log", "node")
     _append_lines(f"{bed.home}/log", "home")
     bed.finish(started)
@@ -788,6 +789,10 @@ def test_a_lost_link_ends_every_wait(bed: Bed) -> None:
     bed.run(_fails_at_once, bed.mount)
 
 
+# Of a mount whose server is gone.
+_ENDED = {"EIO", "ENOTCONN", "ECONNABORTED"}
+
+
 def _hammer(d: str) -> None:
     number = 0
     while True:
@@ -797,11 +802,13 @@ def _hammer(d: str) -> None:
             _outcome(os.listdir, d),
             _outcome(os.stat, f"{d}/f{number % 50}"),
             _outcome(os.unlink, f"{d}/f{(number + 25) % 50}"),
+            # Not there any more when the mount is gone, and this the directory below it.
+            _outcome(os.stat, f"{d}/seed"),
         )
         # ESTALE: home replaced the file between two looks, again and again.
-        expected = {"ok", "ENOENT", "ESTALE", "EIO", "ENOTCONN", "ECONNABORTED"}
-        assert set(outcomes) <= expected, outcomes
-        if outcomes[1] != "ok":
+        assert set(outcomes) <= {"ok", "ENOENT", "ESTALE", *_ENDED}, outcomes
+        # Some of it is answered from the kernel's caches to the last.
+        if not _ENDED.isdisjoint(outcomes) or outcomes[-1] != "ok":
             return
 
 
@@ -825,10 +832,10 @@ def test_an_end_amid_changes_from_both_sides_leaves_nobody_waiting(root_bed: Bed
 
     changer = threading.Thread(target=change)
     changer.start()
-    requests = bed.stats()
-    until(lambda: bed.stats()["round_trips"] > requests["round_trips"] + 300)
-    getattr(bed, how)()
     try:
+        requests = bed.stats()
+        until(lambda: bed.stats()["round_trips"] > requests["round_trips"] + 300)
+        getattr(bed, how)()
         for check in started:
             bed.finish(check)
     finally:

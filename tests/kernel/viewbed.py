@@ -42,7 +42,18 @@ from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream
 from stubs.node.view.view import View
 from stubs.wire.codec import Attr
-from stubs.wire.messages import Done, Hello, Ping, Pong, Spawn
+from stubs.wire.messages import (
+    Coming,
+    Contents,
+    Done,
+    Hello,
+    Invalidate,
+    Names,
+    Ping,
+    Pong,
+    Snapshot,
+    Spawn,
+)
 from tests.cluster.kernel import CLONE_NEWNS, CLONE_NEWUSER, setns, unshare
 
 CHECK_SECONDS = 60
@@ -118,14 +129,24 @@ def ask(sock: socket.socket, **question: Any) -> dict[str, Any]:
     return answer
 
 
-def make_spawn(argv: list[str]) -> Spawn:
+def make_spawn(argv: list[str], body: int = BODY) -> Spawn:
     """Return what home is told of a program that is to start in the root directory."""
     return Spawn(
-        body=BODY, ppid=1, pgrp=BODY, sid=1, umask=0o22, nice=0, blocked=0, ignored=0, cwd_id=0,
+        body=body, ppid=1, pgrp=body, sid=1, umask=0o22, nice=0, blocked=0, ignored=0, cwd_id=0,
         rows=0, columns=0, terminal=0, foreground=0, exe=os.fsencode(argv[0]), cwd=b"/",
         termios=b"", argv=[os.fsencode(word) for word in argv], env=[], limits=[], exclusive=[],
         descriptors=[],
     )  # fmt: skip
+
+
+def push_names(service: FileService, link: Link, directory: int) -> None:
+    """Send the names of a directory as they are now, whether the node has them or not."""
+    first, cookie = 1, 0
+    while first or cookie:
+        part = service._listings.snapshot(Snapshot(directory, cookie))
+        cookie = part.cookie
+        link.post(Names(part.dir, first, 0 if cookie else 1, part.entries))
+        first = 0
 
 
 def cpu_seconds() -> float:
@@ -147,10 +168,31 @@ def run_home(
     rpc = Endpoint(loop, SocketStream(sock), service.handlers(), lambda _: loop.stop(), "node")
     link = Link(rpc)
     service.attach(link)
+    slow: list[Contents] = []
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
-        if question["what"] == "prefetch":
+        if question["what"] in ("prefetch", "push"):
             service.prefetch(make_spawn(question["argv"]))
+        if question["what"] == "push":
+            return {"pushed": True}
+        if question["what"] in ("announce", "deliver"):
+            attr = service.resolve(os.fsencode(question["path"]))
+            link.post(Coming([attr.id, 0, attr.size]))
+            with open(root + os.fsencode(question["path"]), "rb") as file:
+                slow.append(Contents(attr.id, 0, 0, file.read()))
+            for message in slow if question["what"] == "deliver" else []:
+                link.post(message)
+            rpc.flush()
+            return {"pushed": True}
+        if question["what"] in ("names", "distrust"):
+            directory = service.resolve(os.fsencode(question["path"]))
+            if question["what"] == "distrust":
+                link.post(Invalidate([], [], [], [directory.id]))
+            else:
+                push_names(service, link, directory.id)
+            # To be on its way when the test hears of it: it may stop this process then.
+            rpc.flush()
+            return {"pushed": True}
         if question["what"] in ("barrier", "prefetch"):
             service.barrier()
             link.request(Ping(0), lambda reply: here.say({"reply": type(reply).__name__}))
@@ -460,6 +502,26 @@ class Bed:
         """Have home expect that this program starts; return when the node has all but contents."""
         assert ask(self._home_control, what="prefetch", argv=argv) == {"reply": "Pong"}
 
+    def push(self, *argv: str) -> None:
+        """Have home expect that this program starts; what it sends need not have come yet."""
+        assert ask(self._home_control, what="push", argv=argv) == {"pushed": True}
+
+    def push_names(self, path: str) -> None:
+        """Have home send the names of a directory, as they are there now."""
+        assert ask(self._home_control, what="names", path=path) == {"pushed": True}
+
+    def announce_contents(self, path: str, deliver: bool) -> None:
+        """Have home announce and read a file; `deliver`: send what was read so far, in order.
+
+        So it is where the connection of contents is slow, which this bed has not.
+        """
+        what = "deliver" if deliver else "announce"
+        assert ask(self._home_control, what=what, path=path) == {"pushed": True}
+
+    def distrust(self, path: str) -> None:
+        """Have home send that the names of a directory are to be forgotten."""
+        assert ask(self._home_control, what="distrust", path=path) == {"pushed": True}
+
     def touched(self) -> None:
         """Have the node tell what was touched since `prefetch`; return when home knows."""
         assert ask(self._view_control, what="touched") == {"touched": True}
@@ -486,6 +548,14 @@ class Bed:
         """Let it go on."""
         os.kill(self._pids[1], signal.SIGCONT)
 
+    def pause_line(self) -> None:
+        """Let nothing pass between home and node for a while; for a bed with a delay."""
+        os.kill(self._relay, signal.SIGSTOP)
+
+    def resume_line(self) -> None:
+        """Let what was sent meanwhile cross."""
+        os.kill(self._relay, signal.SIGCONT)
+
     def children_of_view(self) -> list[int]:
         """Return the processes that the agent has started."""
         pid = self._pids[2]
@@ -495,6 +565,8 @@ class Bed:
     def kill_view(self) -> None:
         """Kill the agent as the OOM killer would; then do as pid 1 of a capsule does."""
         os.kill(self._pids[2], signal.SIGKILL)
+        # Checks that are under way have inherited it: closing would not end it.
+        self._keeper_sock.shutdown(socket.SHUT_RDWR)
         self._keeper_sock.close()
 
 

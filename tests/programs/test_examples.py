@@ -21,6 +21,7 @@ COMMANDS = {
     "words.sh": "cat /usr/share/common-licenses/* | ./words.sh",
     "each.sh": "cp -r /usr/include/asm-generic folder; ./each.sh folder; sha256sum folder/*",
     "compile.sh": "./compile.sh",
+    "build.sh": "./build.sh",
     "primes.py": "./primes.py 20000",
     "receipt.sh": "./receipt.sh seq 3",
 }

@@ -48,8 +48,9 @@ WHOLE = 2 << 20
 WHOLE_ARGUMENT = 256 << 10
 MAX_ARGUMENTS = 16
 
-# No node notes more than this of one body.
+# No node notes more than this of one body: bytes, and directories or ranges.
 MAX_TRACED = 256 << 20
+MAX_NOTED = 4 * MAX_FILES
 
 # Ranges offered to which the node has not replied.
 MAX_OFFERED = 100_000
@@ -143,6 +144,9 @@ class Prefetch:
             length = self._offered.pop((number, offset), 0)
             if length:
                 self._queue.append((number, offset, length))
+            elif self._link is not None:
+                # Forgotten, there being so many: whoever waits for it has to ask.
+                self._link.post(Contents(number, offset, errno.ESTALE, b""))
         self._send()
 
     def _opened(self, path: bytes) -> int:
@@ -177,8 +181,10 @@ class Prefetch:
         key = self._traced.pop(message.body, None)
         if key is None:
             return
-        if len(message.ranges) % 3 or len(message.ranges) > 3 * 4 * MAX_FILES:
+        if len(message.ranges) % 3 or len(message.ranges) > 3 * MAX_NOTED:
             raise RemoteProtocolError("not a list of ranges")
+        if len(message.dirs) > MAX_NOTED:
+            raise RemoteProtocolError("more directories than are noted")
         if sum(message.ranges[2::3]) > MAX_TRACED:
             raise RemoteProtocolError("more was read than is noted")
         trace = Trace()

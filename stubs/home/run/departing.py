@@ -9,6 +9,7 @@ speaks against the node lets it go on at home.
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 from stubs.abi import ptrace
@@ -25,7 +26,7 @@ from stubs.home.run.options import HOME
 from stubs.home.run.placements import STICKY, TOGETHER, Placements, text_of
 from stubs.home.run.proc import read_stat
 from stubs.home.run.restarting import Restarting
-from stubs.wire.messages import Ended, Error, Kill, Placed, Refused, Spawned
+from stubs.wire.messages import SCOPE_GROUP, Ended, Error, Kill, Placed, Refused, Spawned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,6 +93,15 @@ class Departing:
         """Send what has gathered, before mrun itself stands still."""
         self._links.flush()
         self._placements.flush()
+
+    def continue_group(self) -> None:
+        """Have the bodies of mrun's process group go on: somebody has continued that."""
+        for body in list(self._bodies.values()):
+            try:
+                if os.getpgid(body.pid) == os.getpgrp():
+                    body.forward(signal.SIGCONT, SCOPE_GROUP)
+            except ProcessLookupError:
+                continue  # just killed
 
     def abandon(self) -> None:
         """Wait for no body any more: they end with mrun."""

@@ -38,12 +38,21 @@ class Front:
     """Keeps mrun and its program in step."""
 
     def __init__(
-        self, loop: Loop, task: Task, poll: Callable[[], None], before_stop: Callable[[], None]
+        self,
+        loop: Loop,
+        task: Task,
+        poll: Callable[[], None],
+        before_stop: Callable[[], None],
+        after_stop: Callable[[], None],
     ) -> None:
-        """`poll` answers what tracees have to tell; `before_stop` sends what has gathered."""
+        """`poll` answers what tracees have to tell; `before_stop` sends what has gathered.
+
+        `after_stop` has the bodies of the group go on.
+        """
         self._loop = loop
         self._task = task
         self._before_stop = before_stop
+        self._after_stop = after_stop
         self._body: Body | None = None
         self._terminal: Terminal | None = None
         self._arrivals: list[Arrival] = []
@@ -91,7 +100,10 @@ class Front:
     def _stop(self, signo: int) -> None:
         if self._task.status is None:
             self._before_stop()
-            stop_self(signo)
+            if stop_self(signo):
+                # At once: what is still to be heard is that they have stopped, and to stop their
+                # deputies for that would take back the SIGCONT that is on its way to these.
+                self._after_stop()
 
     def _forward(self, signo: int, scope: int, has_it: bool) -> None:
         body = self._body

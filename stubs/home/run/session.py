@@ -202,7 +202,8 @@ class Session:
             self._came_to_group,
         )
         top.receipt = self._receipt
-        self._front = Front(self._loop, top, self._look, self._departing.flush)
+        departing = self._departing
+        self._front = Front(self._loop, top, self._look, departing.flush, departing.continue_group)
         top.deciding = True
         self._tree.add(top)
         try:

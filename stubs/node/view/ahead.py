@@ -77,6 +77,9 @@ class Ahead:
         self._snapshots = snapshots
         self._reading = reading
         self._notes: dict[int, Notes] = {}
+        # (id, offset) -> so many Contents are on their way that were announced and refused. They
+        # may come behind the announcement of newer ones: theirs is a connection of its own.
+        self._refused: dict[tuple[int, int], int] = {}
 
     def handlers(self) -> dict[type[Message], Callable[[Any, int, list[int]], None]]:
         """Return who takes which message of home's."""
@@ -100,11 +103,16 @@ class Ahead:
         numbers = iter(message.ranges)
         for id_, offset, length in zip(numbers, numbers, numbers):
             node = self._inodes.get(id_)
-            if node is not None:
-                self._reading.expect(node, offset, offset + length)
+            if node is None or not self._reading.expect(node, offset, offset + length):
+                self._refused[id_, offset] = self._refused.get((id_, offset), 0) + 1
 
     def _contents(self, message: Contents, _: int, __: list[int]) -> None:
         self._reading.bytes_in += len(message.data)
+        refused = self._refused.pop((message.id, message.offset), 0)
+        if refused:
+            if refused > 1:
+                self._refused[message.id, message.offset] = refused - 1
+            return
         self._library.arrived(message)
         node = self._inodes.get(message.id)
         if node is not None:

@@ -153,6 +153,7 @@ class Changing:
         def done(reply: Attrs) -> None:
             self._own(reply)
             if valid & fuse.FATTR_SIZE:
+                self._reading.discard(target)
                 self._reading.drafts.truncate(target, size)
             self._directories.reply_attr(unique, target)
 
@@ -163,6 +164,7 @@ class Changing:
         if node is None:
             return
         _, offset, length, mode, _ = fuse.fuse_fallocate_in.unpack_from(self._device.buffer, BODY)
+        target = node
         if node.local:
             self._temporaries.announce(node)
         self._reading.discard(node)
@@ -170,6 +172,7 @@ class Changing:
 
         def done(reply: Attrs) -> None:
             self._own(reply)
+            self._reading.discard(target)
             self._device.error(unique, 0)
 
         message = Fallocate(nodeid, mode, offset, length, self._device.pid)

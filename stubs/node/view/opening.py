@@ -124,6 +124,7 @@ class Opening:
         elif node.attr.size == 0 and node.until == FOREVER and not node.pending:
             # Nothing is cut off: only the times change, which need not be waited for.
             self._writing.post_change(node, cut)
+            self._reading.discard(node)
             self._reading.drafts.begin(node)
             self._opened(unique, node, flags)
         else:
@@ -131,6 +132,7 @@ class Opening:
             def truncated(reply: Attrs) -> None:
                 for attr in reply.attrs:
                     self._inodes.own(attr)
+                self._reading.discard(node)
                 self._reading.drafts.begin(node)
                 self._opened(unique, node, flags)
 

@@ -154,6 +154,9 @@ class Posting:
 
     def tell_temporary(self, node: Node, held: Temporary) -> None:
         """Make a file at home that was kept here until now."""
+        if held.parent.directory().fresh is not None:
+            # It was asked for before home hears of the file.
+            self._inodes.add_fresh(held.parent, held.name, node)
         self._post_create(held.parent, held.name, node, held.mode, held.flags, held.pid)
         self._reading.drafts.begin(node)
         content = bytes(held.content)

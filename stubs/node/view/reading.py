@@ -224,7 +224,13 @@ class Reading:
     # what home sends unasked
 
     def expect(self, node: Node, start: int, end: int) -> bool:
-        """Note that [start, end) of a file is about to come; returns whether it is wanted."""
+        """Note that [start, end) of a file is about to come; returns whether it is wanted.
+
+        Not while a change of ours is under way, before which it may have been read. One that
+        begins after this makes what comes stale (`discard`).
+        """
+        if node.pending or node.local:
+            return False
         ahead = self._ahead(node)
         overlapping = any(p.start < end and start < p.end for p in ahead.pieces)
         if start >= end or overlapping or self.buffered + end - start > MAX_GIVEN:

@@ -4,6 +4,10 @@ A snapshot is fetched in parts; the names of an unfinished one are `fresh`. What
 what bodies change is entered into both, so the parts may come as they like. A directory of which
 home says that it must be forgotten is fetched again and compared: only what became different is
 taken from the kernel.
+
+A name of which a change of ours is under way (`Directory.changing`) is here as it will be at home:
+what home tells of it meanwhile is older. What the node fetches was asked for behind its changes,
+but for those that begin while it is on its way; what home sends unasked may be older than any.
 """
 
 from __future__ import annotations
@@ -81,12 +85,13 @@ class Snapshots:
         self._uplink.ask(Snapshot(parent.id, 0), part)
 
     def give(self, part: Listing, first: bool) -> None:
-        """Take a part of a snapshot that home sends unasked."""
+        """Take a part of a snapshot that home sends unasked, unless it may be older than we are."""
         parent = self._inodes.get(part.dir.id)
         if parent is None:
             return
         directory = parent.directory()
-        if first and directory.fresh is None and not (directory.complete and directory.trusted):
+        known = directory.complete and directory.trusted
+        if first and directory.fresh is None and not (known or directory.changing):
             self._giving[parent] = self._notifier.begin() if not directory.trusted else 0
             directory.fresh = {}
             directory.again = False
@@ -144,6 +149,8 @@ class Snapshots:
 
     def _add(self, parent: Node, entry: Entry) -> None:
         name, attr, target = entry
+        if name in parent.directory().changing:
+            return
         if attr.id:
             node = self._inodes.observe(attr, target)
         else:
@@ -229,8 +236,8 @@ class Snapshots:
         directory.index.clear()
         crowded = len(self._inodes.nodes) > MAX_NODES
         for name, node in list(directory.names.items()):
-            if node.local:
-                continue
+            if node.local or name in directory.changing:
+                continue  # home does not know, and whoever fetches the names has to be told
             if not node.lookups:
                 self._inodes.remove_name(parent, name)
             elif crowded and node.file is None and not stat.S_ISDIR(node.attr.mode):
