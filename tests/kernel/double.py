@@ -71,10 +71,11 @@ class Guest:
     def _start(self, message: Start, tag: int, fds: list[int]) -> None:
         spawn = Spawn.decode(message.spawn)
         self._double.log(f"{spawn!r} exclusive={spawn.exclusive} fds={len(fds)}")
-        if self.behaviour == "error":
+        if self.behaviour in ("error", "early"):
             for fd in fds:
                 os.close(fd)
-            self._endpoint.reply(tag, Error(13, b"the double refuses"))
+            early = self.behaviour == "early"
+            self._endpoint.reply(tag, Error(5 if early else 13, b"the double refuses"))
             return
         self.body = spawn.body
         executed, not_yet = os.pipe()
@@ -240,7 +241,7 @@ class Double:
             node = "double"
         if node == "nobody":
             client.reply(tag, Refused(125, b"no node nobody", b"to add it: do so"))
-        elif node == "none":
+        elif node == "none" or (node == "early" and not self.is_first("early")):
             client.reply(tag, Placed(b"home", 0, b"no node can be used"))
         elif node == "waiting":
             return

@@ -232,6 +232,11 @@ def test_a_reader_sees_the_end_of_what_was_started_again(bed: Bed) -> None:
     assert done.stdout == b"through\nend\n"
 
 
+def test_a_reader_sees_the_end_of_what_runs_at_home_after_its_node_was_lost(bed: Bed) -> None:
+    mrun = f"{sys.executable} -m mlaunch.mrun -n early"
+    assert at_home(bed, f"{mrun} echo through | cat; echo end").stdout == b"through\nend\n"
+
+
 def test_a_program_that_traces_others_is_left_alone(bed: Bed) -> None:
     if not shutil.which("strace"):
         pytest.skip("no strace here")

@@ -173,6 +173,7 @@ class Departing:
         if sock is not None:
             self._links.adopt(departure.node, sock)
         if task.status is not None:
+            departure.close()
             return  # killed while it was thought about
         if departure.node == HOME:
             self._stay(departure, departure.reason, wanted=True)
@@ -193,6 +194,8 @@ class Departing:
             self._stay(departure, error.text)
 
     def _stay(self, departure: Departure, reason: str, wanted: bool = False) -> None:
+        # Copies may be left of a node that was lost: at home a reader waits for their end.
+        departure.close()
         departure.reason = reason
         departure.wanted_home = wanted
         wish = departure.wish
@@ -248,7 +251,6 @@ class Departing:
 
     def _give_up(self, departure: Departure, reason: str) -> None:
         """Note that a node was chosen in vain."""
-        departure.close()
         self._tell_end(departure.task, 0.0, 0)
         self._stay(departure, reason)
 
