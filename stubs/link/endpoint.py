@@ -277,8 +277,10 @@ class Endpoint:
         for _, fds in self._out:
             _close_all(fds)
         self._out.clear()
-        waiting, self._waiting = self._waiting, {}
-        for done in waiting.values():
+        # The two connections of a link share who waits: each is answered once.
+        waiting = list(self._waiting.values())
+        self._waiting.clear()
+        for done in waiting:
             done(Error(EIO, reason.encode(errors="surrogateescape")))
         if self.companion is not None:
             self.companion.close(reason)

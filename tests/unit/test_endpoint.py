@@ -102,6 +102,20 @@ def test_whoever_waits_when_the_link_is_lost_gets_eio(loop: Loop, connect: Conne
     assert len(answers) == 2
 
 
+def test_who_waits_is_answered_once_whichever_connection_is_lost_first(
+    loop: Loop, connect: Connect
+) -> None:
+    peer = connect()
+    near, far = socket.socketpair()
+    bulk = BulkEndpoint(peer.near, loop, SocketStream(near), "far (bulk)")
+    replies: list[Message] = []
+    peer.near.request(Ping(1), replies.append)
+    bulk.close("cable pulled")
+    assert [type(reply) for reply in replies] == [Error]
+    assert peer.near.lost == "cable pulled"
+    far.close()
+
+
 def test_a_message_that_is_not_for_this_end_closes_it(loop: Loop, connect: Connect) -> None:
     peer = connect()
     peer.near.post(Done())
