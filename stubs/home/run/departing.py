@@ -78,7 +78,7 @@ class Departing:
         self._starting: set[int] = set()  # pids for which a node has been asked
         self._bodies: dict[int, Body] = {}
         self._exes: dict[int, bytes] = {}
-        self._restarting = Restarting(self._placements, self._links, self._over)
+        self._restarting = Restarting(loop, self._placements, self._links, self._over)
 
     @property
     def busy(self) -> bool:

@@ -34,6 +34,9 @@ TOGETHER = 2
 # A first daemon has paramiko to load, on a machine that may be busy.
 DAEMON_SECONDS = 20.0
 
+# How long a connection that is asked nothing more is kept for answers.
+OLD_SECONDS = 15.0
+
 # After it could not be had it is done without for so long.
 TRY_AGAIN_SECONDS = 30.0
 
@@ -72,8 +75,8 @@ class Placements:
         """Ask on a new connection next: the daemon must not think that we have links."""
         daemon, self._daemon = self._daemon, None
         if daemon is not None:
-            daemon.flush()
-            daemon.close("a link was lost")
+            # Others may still wait for their answers.
+            self._loop.call_later(OLD_SECONDS, lambda: daemon.close("a link was lost"))
 
     def stays(self, exe: bytes) -> bool:
         """Tell whether an executable is known to stay home, whatever its arguments."""

@@ -11,8 +11,9 @@ import os
 
 from stubs.home.run.departure import Wish
 from stubs.home.run.errors import say
+from stubs.home.run.links import was_lost
 from stubs.home.run.options import HOME
-from stubs.wire.messages import Placed, Spawned
+from stubs.wire.messages import Error, Placed, Spawned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,18 +23,24 @@ if TYPE_CHECKING:
     from stubs.home.run.body import Body
     from stubs.home.run.links import Connection, Links
     from stubs.home.run.placements import Placements
+    from stubs.link.loop import Loop
     from stubs.wire.codec import Message
 
 LOCAL = "local"
+
+# The daemon may hear of a lost node later than we do, and name it once more.
+AGAIN_SECONDS = 0.3
+ATTEMPTS = 20
 
 
 class Restarting:
     """Finds another node for bodies of one mrun."""
 
     def __init__(
-        self, placements: Placements, links: Links, failed: Callable[[Body], None]
+        self, loop: Loop, placements: Placements, links: Links, failed: Callable[[Body], None]
     ) -> None:
         """`failed` gets a body for which there is none; its `lost` says why it needed one."""
+        self._loop = loop
         self._placements = placements
         self._links = links
         self._failed = failed
@@ -42,18 +49,28 @@ class Restarting:
         """Ask for another node."""
         departure = body.departure
         departure.restarts += 1
+        departure.losses = 0
         reason = body.lost or ""
         body.suspend()
-        # The daemon hears of the loss as soon as we do, and must not think that we have links.
-        self._placements.start_anew()
         if departure.wish.verbose:
             say(f"{departure.node} was lost ({reason}): {departure.name} is started again")
         self._ask(body, reason)
+
+    def _again(self, body: Body, reason: str) -> None:
+        """Ask once more, a little later: that node was lost as well."""
+        departure = body.departure
+        departure.losses += 1
+        if departure.losses < ATTEMPTS:
+            self._loop.call_later(AGAIN_SECONDS, lambda: self._ask(body, reason))
+        else:
+            self._fail(body, reason)
 
     def _ask(self, body: Body, reason: str) -> None:
         def answered(answer: Message, sock: socket.socket | None) -> None:
             self._placed(body, reason, answer, sock)
 
+        # The daemon must not think that we have links.
+        self._placements.start_anew()
         try:
             self._placements.ask(body.departure, b"", answered)
         except OSError:
@@ -63,6 +80,9 @@ class Restarting:
         departure = body.departure
         if body.deputy.status is not None:
             body.abandon()
+            return
+        if isinstance(answer, Error):
+            self._again(body, reason)
             return
         node = os.fsdecode(answer.node) if isinstance(answer, Placed) else HOME
         if node == HOME:
@@ -77,7 +97,7 @@ class Restarting:
             self._links.adopt(node, sock)
         connection = self._links.to(node)
         if connection is None:
-            self._fail(body, reason)
+            self._again(body, reason)
             return
         departure.node = node
         assert departure.capture is not None
@@ -88,6 +108,9 @@ class Restarting:
         )
 
     def _started(self, body: Body, reason: str, connection: Connection, reply: Message) -> None:
+        if was_lost(reply):
+            self._again(body, reason)
+            return
         if not isinstance(reply, Spawned):
             self._fail(body, reason)
             return
