@@ -13,7 +13,7 @@ from tests.cluster import Host
 from tests.projects.catalog import Project, Step
 
 SNAPSHOT = Path(__file__).with_name("snapshot.py").read_text()
-RECEIPT = "/home/alice/build/receipt.json"
+RECEIPT = "/home/alice/build-receipt.json"
 STEP_TIMEOUT = 550  # seconds; a test has little more
 
 Tree = dict[str, list[str]]
