@@ -74,33 +74,6 @@ def test_ctrl_c_ends_a_build_that_can_be_finished(laid: Cluster) -> None:
     assert_finishes_natively(laid.home)
 
 
-def test_ctrl_z_stops_a_build_everywhere_and_fg_lets_it_go_on(laid: Cluster) -> None:
-    shell = ("bash", "--norc", "--noprofile", "-i")
-    command = " ".join((*builds.mrun(), *MAKE))
-    with laid.home.popen(shell, cwd=SMALL.directory, tty=True) as process:
-        assert process.stdin is not None
-        process.stdin.write(f"{command} > log 2>&1\n".encode())
-        await_compiling(laid)
-        process.stdin.write(b"\x1a")
-        read_until(process, b"Stopped")
-        for host in (laid.home, *laid.nodes):
-            wait_until(lambda host=host: all_stopped(host), 20, "all is stopped")
-        process.stdin.write(b"fg\n")
-        process.stdin.write(b"echo ended=$?\n")
-        read_until(process, b"ended=0")
-        process.stdin.write(b"rm log; exit\n")
-        read_until(process, b"exit")
-        process.wait(20)
-    native = oracle.native(SMALL).tree
-    assert builds.differences(native, builds.snapshot(laid.home, SMALL)) == []
-
-
-def all_stopped(host: Host) -> bool:
-    """Tell whether every compiler on a host is stopped."""
-    states = host.run(("ps", "-C", "cc1", "-o", "stat="), user="root").stdout.split()
-    return all(state.startswith((b"T", b"t", b"Z")) for state in states)
-
-
 def test_a_build_that_takes_too_long_is_ended_by_timeout(laid: Cluster) -> None:
     words = ("timeout", "--foreground", "1", *builds.mrun(), *MAKE)
     done = laid.home.run(words, cwd=SMALL.directory, timeout=60)
