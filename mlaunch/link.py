@@ -215,7 +215,7 @@ class LinkProcess:
         backlog = self._daemon.backlog if self._daemon is not None else 0
         if self._link is not None and self._rpc is not None and self._rpc.lost is None:
             backlog += self._link.backlog
-        return backlog > 0
+        return backlog > 0 or (self._guests is not None and self._guests.untold)
 
     # the node
 

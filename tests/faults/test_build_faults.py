@@ -55,7 +55,8 @@ def test_a_build_ends_as_natively_though_a_node_is(
         assert objects(home) < 46
         FAULTS[fault](node)
         output, errors = process.communicate(timeout=builds.STEP_TIMEOUT)
-    assert process.returncode == 0, errors
+    log = home.run(("sh", "-c", "cat ~/.local/state/mlaunch/*.log /tmp/mlaunch-*/*.log")).stdout
+    assert process.returncode == 0, (errors, log)
     outcome = builds.Outcome(
         [process.returncode],
         [builds.steady_lines(step, output + errors)],
@@ -66,5 +67,7 @@ def test_a_build_ends_as_natively_though_a_node_is(
         bodies = builds.read_bodies(home)
         assert any(body["restarts"] for body in bodies)
         assert any(body["node"] == "n2" for body in bodies)
+    # Those that were made to stand still, if there are any.
+    node.run(("pkill", "-CONT", "-u", "alice"), user="root")
     cluster.repair()
     traces.assert_gone()

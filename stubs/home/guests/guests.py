@@ -62,11 +62,17 @@ class Guests:
         self._handover = Handover(files, self._streams, self._terminals)
         self._guests: dict[int, Guest] = {}
         self._sessions: set[Session] = set()
+        self._telling: set[Guest] = set()  # ended, and what they wrote is on its way
 
     @property
     def count(self) -> int:
         """Bodies of which something is left: themselves, their children, or output on its way."""
         return len(self._guests)
+
+    @property
+    def untold(self) -> bool:
+        """Whether an mrun is still to hear of an end that its node has told."""
+        return bool(self._telling)
 
     def handlers(self) -> dict[type[Message], Handler]:
         """Return what home does with the messages of a node about its guests."""
@@ -230,10 +236,12 @@ class Guests:
             raise RemoteProtocolError(f"body {message.body} ended twice")
 
         def tell() -> None:
+            self._telling.discard(guest)
             self._leave_terminal(guest, message.status)
             guest.session.post(message)
 
         guest.exited = True
+        self._telling.add(guest)
         self._files.settle()
         self._when_written(guest, tell)
 
