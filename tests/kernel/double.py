@@ -58,6 +58,7 @@ class Guest:
         self.behaviour = behaviour
         self.pid = 0
         self.body = 0
+        self._has_output = True
         self._double = double
         self._loop = double.loop
         self._endpoint = Endpoint(
@@ -112,6 +113,10 @@ class Guest:
     def _poll(self) -> None:
         if not self.pid:
             return
+        if self._has_output and not os.path.lexists(f"/proc/{self.pid}/fd/1"):
+            # As a link process hears from its node.
+            self._has_output = False
+            self._endpoint.post(FdClosed(self.body, 1))
         pid, status, usage = os.wait4(self.pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
         if pid and os.WIFSTOPPED(status):
             self._endpoint.post(Stopped(self.body, os.WSTOPSIG(status)))
