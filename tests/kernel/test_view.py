@@ -913,9 +913,10 @@ def _under_signals(d: str) -> None:
 
 def test_killed_processes_leave_the_view_in_order(root_bed: Bed) -> None:
     bed = root_bed
+    _put(f"{bed.home}/seed", "x")
     for _ in range(20):
-        started = bed.start(_hammer, bed.mount)
         before = bed.stats()["round_trips"]
+        started = bed.start(_hammer, bed.mount)
         until(lambda: bed.stats()["round_trips"] > before + 5)  # noqa: B023
         os.kill(started[0], signal.SIGKILL)
         wait_or_kill(started[0])

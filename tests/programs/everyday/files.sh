@@ -138,7 +138,7 @@ stat -c '%n %.9X %.9Y' a l future
 stat -c %X b
 
 ### stat
-#: setup: tree
+#: setup: tree; touch -h -d @1400000000 t/c/link t/c/dangling
 stat -c '%n %F %s %a %h %u %g %U %G %Y' t t/a/ten t/c/link t/c/dangling | sed '1s/ [^ ]*$//'
 stat -L -c %F t/c/link
 stat none; echo $?
