@@ -74,6 +74,27 @@ def test_a_program_that_changed_what_was_there_fails_clearly(three: Cluster) -> 
         assert said.count(b"\n") == 1
 
 
+def test_a_compiler_that_replaces_an_object_is_started_again(three: Cluster) -> None:
+    home = three.home
+    # Some seconds of work for cc1; the assembler takes the old object away as soon as it starts.
+    functions = (
+        f"int f{n}(int x) {{ return x % {n + 3} ? x * {n} : x / {n + 7}; }}\n" for n in range(12000)
+    )
+    home.write("big.c", "".join(functions).encode())
+    command = ("gcc", "-pipe", "-O1", "-MMD", "-c", "big.c")
+    home.run((*command, "-o", "native.o"), check=True)
+    home.write("big.o", b"old")
+    with start(home, *command) as process:
+        node = node_of(three, "cc1")
+        wait_until(lambda: home.run(("grep", "-q", "old", "big.o")).returncode != 0, 30)
+        node.kill()
+        out, said = process.communicate(timeout=120)
+        assert (process.returncode, out, said) == (0, b"", b"")
+    home.run(("cmp", "big.o", "native.o"), check=True)
+    (receipt,) = json.loads(home.read(RECEIPT))["bodies"]
+    assert receipt["restarts"] == 1
+
+
 def test_without_another_node_it_is_started_again_at_home(
     make_cluster: Callable[..., Cluster],
 ) -> None:

@@ -74,6 +74,46 @@ def test_ctrl_c_ends_a_build_that_can_be_finished(laid: Cluster) -> None:
     assert_finishes_natively(laid.home)
 
 
+def test_ctrl_z_stops_a_build_everywhere_and_fg_lets_it_go_on(laid: Cluster) -> None:
+    shell = ("bash", "--norc", "--noprofile", "-i")
+    command = " ".join((*builds.mrun(), *MAKE))
+    with laid.home.popen(shell, cwd=SMALL.directory, tty=True) as process:
+        assert process.stdin is not None
+        process.stdin.write(f"{command} > log 2>&1\n".encode())
+        await_compiling(laid)
+        for _ in range(2):
+            process.stdin.write(b"\x1a")
+            read_until(process, b"Stopped")
+            for host in (laid.home, *laid.nodes):
+                wait_until(lambda host=host: all_stopped(host, "cc1"), 20, "all is stopped")
+            process.stdin.write(b"fg\n")
+            # The key is for the build once that has the terminal, and goes on.
+            wait_until(lambda: not any_stopped(laid.home, "make"), 20, "make goes on")
+        # Typed ahead: it is for the shell, and no compiler may take it.
+        process.stdin.write(b"echo ended=$?\n")
+        read_until(process, b"ended=0")
+        process.stdin.write(b"rm log; exit\n")
+        read_until(process, b"exit")
+        process.wait(20)
+    native = oracle.native(SMALL).tree
+    assert builds.differences(native, builds.snapshot(laid.home, SMALL)) == []
+
+
+def states(host: Host, name: str) -> list[bytes]:
+    """Return the states of all processes of that name on a host, as ps(1) tells them."""
+    return host.run(("ps", "-C", name, "-o", "stat="), user="root").stdout.split()
+
+
+def all_stopped(host: Host, name: str) -> bool:
+    """Tell whether every such process on a host is stopped."""
+    return all(state.startswith((b"T", b"t", b"Z")) for state in states(host, name))
+
+
+def any_stopped(host: Host, name: str) -> bool:
+    """Tell whether one of them is."""
+    return any(state.startswith((b"T", b"t")) for state in states(host, name))
+
+
 def test_a_build_that_takes_too_long_is_ended_by_timeout(laid: Cluster) -> None:
     words = ("timeout", "--foreground", "1", *builds.mrun(), *MAKE)
     done = laid.home.run(words, cwd=SMALL.directory, timeout=60)

@@ -1,15 +1,18 @@
 """What bodies have changed at home: whether anybody could tell by now that one has run.
 
 A body that only read, or wrote only files that it made itself, can be started again when its node
-is lost, as if it had never been. Its processes are told apart by their pids on the node, which the
-node tells to be of one body (Family); what comes from a process of none is taken for everybody's.
-A node that lies here does no more harm than one that writes nonsense into the files.
+is lost, as if it had never been; so can a compiler that replaced an older object file. Its
+processes are told apart by their pids on the node, which the node tells to be of one body (Family);
+what comes from a process of none is taken for everybody's. A node that lies here does no more harm
+than one that writes nonsense into the files.
 """
 
 from __future__ import annotations
 
 import os
 
+from stubs.abi.fuse import FATTR_SIZE
+from stubs.home.files.rewriters import rewrites
 from stubs.wire.messages import (
     Create,
     Fallocate,
@@ -46,8 +49,9 @@ _MOST_FILES = 1 << 14
 class Traces:
     """What one body has left."""
 
-    def __init__(self) -> None:
-        """Begin with nothing."""
+    def __init__(self, rewrites: bool) -> None:
+        """Begin with nothing; `rewrites` of a program that makes again what it takes away."""
+        self.rewrites = rewrites
         self.made: dict[int, tuple[Directory, bytes] | None] = {}  # by id: where, if O_EXCL
         self.seen = False  # something that was there before is another now
 
@@ -62,9 +66,9 @@ class Effects:
         self._bodies: dict[int, Traces] = {}
         self._families: dict[int, int] = {}
 
-    def begin(self, body: int) -> None:
-        """Watch a body that starts."""
-        self._bodies[body] = Traces()
+    def begin(self, body: int, exe: bytes) -> None:
+        """Watch a body that starts, of the program at that path."""
+        self._bodies[body] = Traces(rewrites(exe))
         self._families.pop(body, None)
 
     def end(self, body: int) -> None:
@@ -126,12 +130,16 @@ class Effects:
     def _is_own(self, traces: Traces, message: Message, victim: Inode | None) -> bool:
         """Tell whether a change concerns only what the body made; note what it makes."""
         if isinstance(message, _OF_INODES):
+            if traces.rewrites and isinstance(message, Setattr) and _empties(message):
+                traces.made.setdefault(message.id, None)
             return message.id in traces.made
         if isinstance(message, Create):
             return self._made(traces, message)
-        if isinstance(message, Unlink) and victim is not None and victim.id in traces.made:
-            traces.made[victim.id] = None
-            return True
+        if isinstance(message, Unlink):
+            if victim is not None and victim.id in traces.made:
+                traces.made[victim.id] = None
+                return True
+            return traces.rewrites
         return False
 
     def _made(self, traces: Traces, message: Create) -> bool:
@@ -151,3 +159,8 @@ class Effects:
         inode = self._tree.table.find(number)
         children: dict[bytes, Inode] = getattr(inode, "children", {})
         return children.get(name)
+
+
+def _empties(message: Setattr) -> bool:
+    """Tell whether that is what open(2) does with O_TRUNC."""
+    return bool(message.valid & FATTR_SIZE) and message.size == 0

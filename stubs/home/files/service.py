@@ -214,9 +214,9 @@ class FileService:
         if self._prefetch is not None:
             self._prefetch.begin(spawn)
 
-    def begin_body(self, body: int) -> None:
-        """Take note that a body starts: what it changes is watched, see `is_unseen`."""
-        self.effects.begin(body)
+    def begin_body(self, body: int, exe: bytes) -> None:
+        """Take note that a body of that program starts; its changes are watched: `is_unseen`."""
+        self.effects.begin(body, exe)
 
     def end_body(self, body: int) -> None:
         """Take note that nothing of a body is left."""

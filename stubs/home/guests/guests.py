@@ -156,7 +156,7 @@ class Guests:
             return
         self._guests[guest.pid] = guest
         session.bodies.add(guest.pid)
-        self._files.begin_body(guest.pid)
+        self._files.begin_body(guest.pid, spawn.exe)
         self._files.prefetch(spawn)
         self._files.barrier()
         self._link.request(spawn, lambda reply: self._spawned(guest, tag, reply))

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
         def barrier(self) -> None:
             """Send what changed at home until now; before a body may act on it."""
 
-        def begin_body(self, body: int) -> None:
-            """Take note that a body starts."""
+        def begin_body(self, body: int, exe: bytes) -> None:
+            """Take note that a body of the program at that path starts."""
 
         def end_body(self, body: int) -> None:
             """Take note that nothing of a body is left."""

@@ -14,6 +14,7 @@ from stubs.abi import ptrace
 from stubs.home.run.deputy import Arrival
 from stubs.home.run.ending import stop_self
 from stubs.home.run.launch import let_go_of
+from stubs.home.run.proc import read_status
 from stubs.home.run.signals import Forwarding
 from stubs.wire.messages import SCOPE_GROUP, Resize
 
@@ -98,12 +99,19 @@ class Front:
             self._terminal.restore()
 
     def _stop(self, signo: int) -> None:
-        if self._task.status is None:
+        if self._is_stopped():
             self._before_stop()
             if stop_self(signo):
                 # At once: what is still to be heard is that they have stopped, and to stop their
                 # deputies for that would take back the SIGCONT that is on its way to these.
                 self._after_stop()
+
+    def _is_stopped(self) -> bool:
+        """Tell whether the program at home still is: somebody may have continued it meanwhile."""
+        try:
+            return read_status(self._task.pid)["State"].startswith(("T", "t"))
+        except OSError:
+            return False  # it has ended
 
     def _forward(self, signo: int, scope: int, has_it: bool) -> None:
         body = self._body

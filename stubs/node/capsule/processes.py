@@ -12,17 +12,23 @@ if TYPE_CHECKING:
     from typing import NamedTuple
 
     class Process(NamedTuple):
-        """One process; `ticks` is its CPU time and that of children it has waited for."""
+        """One process; `ticks` is its CPU time and that of children it has waited for.
+
+        `exiting`: it has left its program for good, though it may wait, as to close a file.
+        """
 
         pid: int
         ppid: int
         pgrp: int
         ticks: int
         state: bytes
+        exiting: bool
 else:
     from collections import namedtuple
 
-    Process = namedtuple("Process", "pid ppid pgrp ticks state")
+    Process = namedtuple("Process", "pid ppid pgrp ticks state exiting")
+
+_PF_EXITING = 0x4  # include/linux/sched.h
 
 
 def read_process(pid: int, proc: int | None = None) -> Process | None:
@@ -44,7 +50,8 @@ def read_process(pid: int, proc: int | None = None) -> Process | None:
     # The name in parentheses may contain anything; what follows it are numbers.
     fields = data[data.rindex(b")") + 2 :].split()
     ticks = sum(map(int, fields[11:15]))
-    return Process(pid, int(fields[1]), int(fields[2]), ticks, fields[0])
+    exiting = bool(int(fields[6]) & _PF_EXITING)
+    return Process(pid, int(fields[1]), int(fields[2]), ticks, fields[0], exiting)
 
 
 def all_processes(proc: int | None = None) -> list[Process]:

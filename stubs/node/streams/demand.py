@@ -13,7 +13,7 @@ import struct
 import time
 
 from stubs.abi import x86_64 as nr
-from stubs.node.capsule.processes import descendants
+from stubs.node.capsule.processes import descendants, read_process
 from stubs.wire.messages import Error, StreamWant
 
 TYPE_CHECKING = False
@@ -118,11 +118,21 @@ def waiting(links: set[bytes]) -> dict[bytes, int]:
         except PermissionError:
             # It has made itself invisible (PR_SET_DUMPABLE, or Yama forbids looking at all). Better
             # a byte that it may not read than a program that waits for ever.
-            waits = [(link, _polled(link)) for link in links] if process.state == b"S" else []
+            waits = [(link, _polled(link)) for link in links] if _sleeps(process.pid) else []
         for link, count in waits:
             for name in _names(link, links):
                 found[name] = max(found.get(name, 0), count)
     return found
+
+
+def _sleeps(pid: int) -> bool:
+    """Tell whether a process that may not be looked at waits for something, perhaps for input.
+
+    One that ends cannot be looked at either, once its memory is gone, and may wait for the view to
+    close its files.
+    """
+    process = read_process(pid)
+    return process is not None and process.state == b"S" and not process.exiting
 
 
 def _polled(link: bytes) -> int:
