@@ -9,8 +9,9 @@ has: so a free slot is taken before a place beside others, unless it would be a 
 
 Sending a child costs home some CPU time. What computes no longer than that stays, whatever the
 load. So does what belongs to home. Where home and a node end a child at about the same time, it
-stays as well: the trip is saved. Among nodes one that has its content is taken, or else the
-remotest, as for programs that the user typed (mlaunch.placement).
+stays as well: the trip is saved; but a long one goes, and leaves home to what must be there. Among
+nodes one that has its content is taken, or else the remotest, as for programs that the user typed
+(mlaunch.placement).
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ _ANY = Options()
 QUIET = 0.3
 # CPUs with no more idle time than this are all taken: who computes there gets less than he wants.
 SATURATED = 0.1
+
+# What computes so long, in seconds of home's CPU, is no longer worth less than the trip.
+LONG_S = 1.0
 
 # Of more nodes than these, only so many are looked at closely.
 MANY = 64
@@ -112,7 +116,7 @@ def _sort(program: Program, good: list[_Option]) -> None:
     chosen = max(
         equal,
         key=lambda item: (
-            item.node.name == HOME,
+            (item.node.name == HOME) == (program.cpu_s < LONG_S),
             program.exe in item.node.holds,
             distance(item.node),
             -item.node.slots_used / item.node.cpus,

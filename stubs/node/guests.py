@@ -61,7 +61,6 @@ class Guest:
         self.told = False  # home knows of the end
         self.gone = False
         self.stopped = False
-        self.traffic = (0, 0, 0)
 
 
 class Guests:
@@ -126,7 +125,6 @@ class Guests:
             self._refuse(tag, error)
             return
         guest = Guest(spawn, tag, session, parent)
-        guest.traffic = self._traffic()
         fds: list[int] = []
         try:
             self._give_descriptors(guest, fds)
@@ -281,10 +279,8 @@ class Guests:
             guest.session.terminal.check_modes()
         for position in guest.positions:
             self._streams.send(position)
-        now = self._traffic()
-        message.round_trips = (now[0] - guest.traffic[0]) & 0xFFFFFFFF
-        message.bytes_to_node = now[1] - guest.traffic[1]
-        message.bytes_to_home = now[2] - guest.traffic[2]
+        traffic = self._view.traffic.take(guest.spawn.body)
+        message.round_trips, message.bytes_to_node, message.bytes_to_home = traffic
         self._view.tell_touched(guest.spawn.body)
         failure = self._view.take_failure()
         if failure is not None:
@@ -324,6 +320,3 @@ class Guests:
             guest.exit = Exited(body, signal.SIGKILL, 0, 0, 0, 0, 0, 0, 0, b"")
             self._announce_temporaries(body)
             self._tell_exit(guest)
-
-    def _traffic(self) -> tuple[int, int, int]:
-        return self._view.round_trips, self._view.bytes_in, self._view.bytes_out

@@ -585,7 +585,8 @@ class Coming(Message):
 class Contents(Message):
     """H→N posted: one of the ranges announced; short at the end of the file, `errno` if not.
 
-    The `errno` tells that it could not be read, or that the node has to ask if it wants it.
+    The `errno` tells that it could not be read, or that the node has to ask if it wants it; `body`
+    is the one it is for.
     """
 
     KIND = 0x64
@@ -593,6 +594,7 @@ class Contents(Message):
     id: U64
     offset: U64
     errno: I32
+    body: U32
     data: Blob
 
 

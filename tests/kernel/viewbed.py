@@ -179,7 +179,7 @@ def run_home(
             attr = service.resolve(os.fsencode(question["path"]))
             link.post(Coming([attr.id, 0, attr.size]))
             with open(root + os.fsencode(question["path"]), "rb") as file:
-                slow.append(Contents(attr.id, 0, 0, file.read()))
+                slow.append(Contents(attr.id, 0, 0, 0, file.read()))
             for message in slow if question["what"] == "deliver" else []:
                 link.post(message)
             rpc.flush()
@@ -254,9 +254,9 @@ def run_view(
             return {"lost": True}
         return {
             "counts": view.counts,
-            "round_trips": view.round_trips,
-            "bytes_in": view.bytes_in,
-            "bytes_out": view.bytes_out,
+            "round_trips": view.traffic.round_trips,
+            "bytes_in": view.traffic.bytes_in,
+            "bytes_out": view.traffic.bytes_out,
             "cpu": cpu_seconds(),
             "rss": resident_bytes(),
         }

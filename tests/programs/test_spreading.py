@@ -58,14 +58,14 @@ SPREADS = (
         4,
         ("sh", "dash"),
     ),
-    # As updatedb does: find talks to the disk all the time, sort computes.
+    # Its find talks to the disk all the time, its sort computes.
     Spread(
         "updatedb",
-        "export LC_ALL=C; exec 2> /dev/null\n"  # find says what it may not enter
-        "$MRUN sh -c 'find /usr -print0 | sort -z | /usr/libexec/frcode -0 > db'",
+        "exec 2> /dev/null\n"  # find says what it may not enter
+        "$MRUN updatedb --localpaths=/usr --output=db",
         "sort",
         1,
-        ("sh", "dash", "find"),
+        ("sh", "dash", "updatedb", "find"),
     ),
 )
 
@@ -115,6 +115,28 @@ def test_what_computes_spreads(three_nodes: Cluster, spread: Spread) -> None:
     gone = names(builds.on_nodes(builds.read_bodies(home)))
     assert gone.count(spread.goes) >= spread.least, gone
     assert not set(gone) & set(spread.stays)
+
+
+def test_each_body_is_charged_for_its_own_files(three_nodes: Cluster) -> None:
+    if builds.natively():
+        return
+    home = three_nodes.home
+    home.run(("sh", "-c", "openssl rand 20000000 > noise"), check=True)
+    on_n1 = "mrun -n n1 --no-fallback"
+    # The one that writes goes on until the other has read.
+    script = f"""
+        {on_n1} sh -c 'sha256sum noise > sum' &
+        {on_n1} sh -c 'until [ -s sum ]; do head -c 1000000 /dev/zero; done > zeros'
+        wait"""
+    words = ("mrun", "--stats", builds.RECEIPT, "-n", "home", "bash", "-c", script)
+    home.run(words, check=True, timeout=120)
+    bodies = {body["argv"][2][:5]: body for body in builds.on_nodes(builds.read_bodies(home))}
+    reader, writer = bodies["sha25"], bodies["until"]
+    assert reader["bytes_to_node"] >= 20_000_000
+    assert reader["bytes_to_home"] < 1000
+    assert writer["bytes_to_node"] < 20_000_000
+    assert writer["bytes_to_home"] == int(home.run(("stat", "-c%s", "zeros"), check=True).stdout)
+    home.run(("rm", "noise", "sum", "zeros"), check=True)
 
 
 def test_workers_of_a_test_runner_spread(three_nodes: Cluster) -> None:

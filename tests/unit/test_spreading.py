@@ -38,6 +38,13 @@ def test_a_lone_compile_stays_home_when_home_is_idle() -> None:
     assert first(NODE) == HOME
 
 
+def test_what_computes_for_long_leaves_an_idle_home_to_others() -> None:
+    sort = replace(COMPILE, cpu_s=1.0)
+    assert first(NODE, program=sort) == "node"
+    assert first(replace(NODE, speed=25), program=sort) == HOME
+    assert first(replace(NODE, rtt_s=0.1), program=sort) == HOME
+
+
 def test_a_compile_goes_when_home_is_busy() -> None:
     assert first(NODE, home=BUSY) == "node"
     others = replace(IDLE, idle=0.0, running=1)

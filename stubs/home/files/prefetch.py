@@ -81,11 +81,11 @@ class Prefetch:
         self._closure = Closure(self._opened)
         self._done: set[Key] = set()
         self._hashes = hashes
-        self._offered: dict[tuple[int, int], int] = {}  # id and offset -> length
+        self._offered: dict[tuple[int, int], tuple[int, int]] = {}  # id, offset -> length, body
         self._traced: dict[int, Key] = {}  # by body
         self._listed: set[int] = set()  # directories whose names the node has
         self._sent: Sent = {}
-        self._queue: deque[tuple[int, int, int]] = deque()  # announced: id, offset, length
+        self._queue: deque[tuple[int, int, int, int]] = deque()  # id, offset, length, body
         self._timer_runs = False
         listings.complete = self._listed.add
 
@@ -128,11 +128,11 @@ class Prefetch:
             burst.file(path, ranges)
         for message in burst.messages():
             self._link.post(message)
-        self._queue.extend(burst.ranges)
+        self._queue.extend((*item, spawn.body) for item in burst.ranges)
         if len(self._offered) > MAX_OFFERED:
             self._offered.clear()
         for number, offset, length, _ in burst.offers:
-            self._offered[number, offset] = length
+            self._offered[number, offset] = length, spawn.body
         self._loop.at_turn_end(self._send)
 
     def lacking(self, message: Lacking) -> None:
@@ -141,12 +141,12 @@ class Prefetch:
             raise RemoteProtocolError("a range has an id, an offset and a length")
         numbers = iter(message.ranges)
         for number, offset, _ in zip(numbers, numbers, numbers):
-            length = self._offered.pop((number, offset), 0)
+            length, body = self._offered.pop((number, offset), (0, 0))
             if length:
-                self._queue.append((number, offset, length))
+                self._queue.append((number, offset, length, body))
             elif self._link is not None:
                 # Forgotten, there being so many: whoever waits for it has to ask.
-                self._link.post(Contents(number, offset, errno.ESTALE, b""))
+                self._link.post(Contents(number, offset, errno.ESTALE, 0, b""))
         self._send()
 
     def _opened(self, path: bytes) -> int:
@@ -157,8 +157,7 @@ class Prefetch:
         """Send announced contents as the link takes them."""
         link = self._link
         while link is not None and self._queue and link.backlog < BACKLOG:
-            number, offset, length = self._queue.popleft()
-            link.post(self._contents(number, offset, length))
+            link.post(self._contents(*self._queue.popleft()))
         if self._queue and not self._timer_runs:
             self._timer_runs = True
             self._loop.call_later(PACE_SECONDS, self._go_on)
@@ -167,12 +166,12 @@ class Prefetch:
         self._timer_runs = False
         self._send()
 
-    def _contents(self, number: int, offset: int, length: int) -> Contents:
+    def _contents(self, number: int, offset: int, length: int, body: int) -> Contents:
         try:
             fd = self._readers.reader(self._tree.table.get(number))
-            return Contents(number, offset, 0, os.pread(fd, length, offset))
+            return Contents(number, offset, 0, body, os.pread(fd, length, offset))
         except OSError as error:
-            return Contents(number, offset, error.errno or errno.EIO, b"")
+            return Contents(number, offset, error.errno or errno.EIO, body, b"")
 
     # what is learned
 

@@ -107,7 +107,7 @@ class Ahead:
                 self._refused[id_, offset] = self._refused.get((id_, offset), 0) + 1
 
     def _contents(self, message: Contents, _: int, __: list[int]) -> None:
-        self._reading.bytes_in += len(message.data)
+        self._uplink.traffic.came(message.body, len(message.data))
         refused = self._refused.pop((message.id, message.offset), 0)
         if refused:
             if refused > 1:

@@ -185,7 +185,7 @@ class Directories:
             self._lookup_one(unique, parent, name)
             return
         self._uplink.wait(unique, (parent,))
-        self._uplink.round_trips += 1
+        self._uplink.traffic.waits()
         directory.waiting.setdefault(name, []).append(unique)
         self._snapshots.load(parent)
 
@@ -242,7 +242,7 @@ class Directories:
             self.give_attr(unique, node)
         elif not self._answered_at_once(unique, node):
             self._uplink.wait(unique)
-            self._uplink.round_trips += 1
+            self._uplink.traffic.waits()
             self.when_written(node, lambda: self._getattr_late(unique, node))
 
     def _answered_at_once(self, unique: int, node: Node) -> bool:
@@ -331,7 +331,7 @@ class Directories:
 
         directory.complete = False
         directory.large = False
-        self._uplink.round_trips += 1
+        self._uplink.traffic.waits()
         self._uplink.wait(unique, (node,))
         directory.ready.append(ready)
         self._snapshots.load(node, whole=True)

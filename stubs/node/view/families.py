@@ -31,15 +31,17 @@ class Families:
         self._proc = proc
         self._is_body = is_body
         self._post = post
-        self.met: set[int] = set()
+        self.bodies: dict[int, int] = {}  # by process, 0: of none
 
     def meet(self, pid: int) -> None:
         """Tell home of a process that is new."""
-        if len(self.met) >= _MOST:
-            self.met.clear()
-        self.met.add(pid)
-        if not self._is_body(pid):
-            self._post(Family(pid, self._body_of(pid)))
+        if len(self.bodies) >= _MOST:
+            self.bodies.clear()
+        if self._is_body(pid):
+            self.bodies[pid] = pid
+        else:
+            body = self.bodies[pid] = self._body_of(pid)
+            self._post(Family(pid, body))
 
     def _body_of(self, pid: int) -> int:
         for _ in range(_DEEPEST):

@@ -105,7 +105,7 @@ class Device:
                 self._end(os.strerror(error.errno or 0))
                 return
             _, opcode, unique, nodeid, _, _, self.pid, _, _ = _HEADER(self.buffer)
-            if self.families is not None and self.pid not in self.families.met:
+            if self.families is not None and self.pid not in self.families.bodies:
                 self.families.meet(self.pid)
             handler = handlers.get(opcode)
             if handler is None:

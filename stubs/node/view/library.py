@@ -171,7 +171,7 @@ def serve(sock: socket.socket, shelf: Shelf) -> None:
             digest = message.hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES]
             data = shelf.find(digest, length, path, size, offset)
             code = errno.ENOENT if data is None else 0
-            endpoint.post(Contents(id_, offset, code, data or b""))
+            endpoint.post(Contents(id_, offset, code, 0, data or b""))
 
     def keep(message: Keep, _: int, __: list[int]) -> None:
         shelf.keep(message.hash, message.data)

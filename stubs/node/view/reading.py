@@ -96,7 +96,6 @@ class Reading:
         # Told of what is read, while somebody wants to know.
         self.note: Callable[[Node, int, int], None] | None = None
         self.buffered = 0  # bytes here or on their way that nobody waits for yet
-        self.bytes_in = 0
         self._device = device
         self._uplink = uplink
         self._inodes = inodes
@@ -208,10 +207,11 @@ class Reading:
 
     def _request(self, node: Node, ahead: ReadAhead, piece: Piece) -> None:
         piece.stale = piece.given = False
+        body = self._uplink.traffic.body()
 
         def done(reply: Message) -> None:
             if type(reply) is Data:
-                self.bytes_in += len(reply.data)
+                self._uplink.traffic.came(body, len(reply.data))
                 self._arrived(node, ahead, piece, reply.data)
             else:
                 code = reply.errno if type(reply) is Error and reply.errno > 0 else errno.EIO
@@ -298,7 +298,7 @@ class Reading:
                 continue
             if piece.data is None:
                 if not (held or piece.given):
-                    self._uplink.round_trips += 1
+                    self._uplink.traffic.waits()
                 piece.waiting.append((unique, offset, end))
                 self._uplink.wait(unique, (node,))
                 return

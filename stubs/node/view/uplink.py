@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 
+from stubs.node.view.traffic import Traffic
 from stubs.wire.errors import RemoteProtocolError
 from stubs.wire.messages import NODE_IDS, Error, Forget
 
@@ -34,7 +35,7 @@ class Uplink:
 
     def __init__(self, link: Link, device: Device, inodes: Inodes) -> None:
         """Ask over `link`, answer failures to `device`."""
-        self.round_trips = 0  # how often a process waited for home
+        self.traffic = Traffic(device)
         self.pending: dict[int, Sequence[Node]] = {}  # unanswered requests of the kernel
         self.before: Callable[[], None] = lambda: None
         # Called when home does not know an inode any more.
@@ -63,7 +64,7 @@ class Uplink:
         Returns the tag. RemoteProtocolError, which closes the link, for any other answer.
         """
         self._prepare(message)
-        self.round_trips += 1
+        self.traffic.waits()
         self.wait(unique, busy)
 
         serial = self._forgets

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from stubs.link.endpoint import Link
     from stubs.link.loop import Loop
+    from stubs.node.view.traffic import Traffic
     from stubs.wire.codec import Attr, Message
 
 # A hidden directory in the root of the view, in which a file is found by its inode id.
@@ -157,19 +158,9 @@ class View:
         }
 
     @property
-    def round_trips(self) -> int:
-        """How often a process on the node waited for home."""
-        return self._uplink.round_trips
-
-    @property
-    def bytes_in(self) -> int:
-        """Bytes of files that came from home."""
-        return self._reading.bytes_in
-
-    @property
-    def bytes_out(self) -> int:
-        """Bytes of files that went home."""
-        return self._writing.bytes_out
+    def traffic(self) -> Traffic:
+        """What the files have cost so far."""
+        return self._uplink.traffic
 
     @property
     def counts(self) -> list[int]:

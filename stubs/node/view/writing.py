@@ -73,7 +73,6 @@ class Writing:
         temporaries: Temporaries,
     ) -> None:
         """Take over WRITE."""
-        self.bytes_out = 0
         self._loop = loop
         self._device = device
         self._link = link
@@ -197,7 +196,6 @@ class Writing:
             self._timer = None
         queue, self._queue = self._queue, []
         self._unanswered += self._queued
-        self.bytes_out += self._queued
         self._queued = 0
         for chunk in queue:
             self._send(chunk)
@@ -205,6 +203,7 @@ class Writing:
     def _send(self, chunk: Chunk) -> None:
         data = chunk.parts[0] if len(chunk.parts) == 1 else b"".join(chunk.parts)
         flags = WRITE_APPEND if chunk.append else 0
+        self._uplink.traffic.went(chunk.pid, len(data))
 
         def done(reply: Message) -> None:
             self._answered(chunk, reply)
