@@ -26,7 +26,7 @@ from stubs.link import runtime
 from stubs.link.endpoint import Endpoint
 from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream
-from stubs.wire.messages import Answer, Ended, Place, Query
+from stubs.wire.messages import Answer, Computed, Ended, Place, Query
 from stubs.wire.version import VERSION
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class Daemon:
             SocketStream(sock),
             {
                 Place: lambda message, tag, fds: self._placing.place(client, message, tag),
+                Computed: lambda message, tag, fds: self._placing.computed(message),
                 Ended: lambda message, tag, fds: self._placing.ended(message),
                 Query: lambda message, tag, fds: self._query(client, message, tag),
             },

@@ -52,6 +52,12 @@ class Ledger:
         if entry.slots is not None:
             entry.slots.take(pid, cpu_s, time.monotonic())
 
+    def computed(self, pid: int) -> None:
+        """Note that a program needs its slot no more, though it has yet to end."""
+        entry = self._entries.get(pid)
+        if entry is not None and entry.slots is not None:
+            entry.slots.free(pid, time.monotonic())
+
     def strike(self, pid: int) -> Entry | None:
         """Note that a program runs no more, or not there; return what it was."""
         entry = self._entries.pop(pid, None)

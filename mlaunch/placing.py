@@ -18,7 +18,7 @@ from mlaunch.ledger import Entry, Ledger
 from mlaunch.load import HomeLoad
 from mlaunch.placement import HOME, Candidate, Options, Program, rank
 from mlaunch.spreading import HOME_COST_S
-from stubs.wire.messages import Ended, Place, Placed, Refused
+from stubs.wire.messages import Computed, Ended, Place, Placed, Refused
 from stubs.wire.version import VERSION
 
 if TYPE_CHECKING:
@@ -207,6 +207,10 @@ class Placing:
         """Forget what a client was given, and what it ran."""
         self._attached.pop(client, None)
         self.ledger.strike_all(client)
+
+    def computed(self, message: Computed) -> None:
+        """Note that there is room for another where a program ran."""
+        self.ledger.computed(message.body)
 
     def ended(self, ended: Ended) -> None:
         """Note how a program ended that was asked about."""

@@ -315,7 +315,7 @@ class RemoteCommand:
             return self._channel.recv(most)
         except TimeoutError as error:
             raise LaunchError(f"no answer within {STEP_TIMEOUT_S:.0f} s") from error
-        except OSError as error:
+        except (OSError, EOFError, paramiko.SSHException) as error:
             raise LaunchError(_text(error)) from error
 
     def read_all(self) -> bytes:
@@ -348,8 +348,11 @@ class RemoteCommand:
         return plain(lines[-1]) if lines else ""
 
     def _take_errors(self) -> None:
-        while self._channel.recv_stderr_ready():
-            self._errors = (self._errors + self._channel.recv_stderr(CHUNK))[-CHUNK:]
+        try:
+            while self._channel.recv_stderr_ready():
+                self._errors = (self._errors + self._channel.recv_stderr(CHUNK))[-CHUNK:]
+        except (EOFError, paramiko.SSHException):
+            pass  # the window could not be opened again: the connection is gone, as others will say
 
     def become_stream(self, early: bytes = b"") -> Stream:
         """From now on never block; `early` has been read already."""
@@ -374,13 +377,18 @@ class RemoteCommand:
         return -1
 
     def receive(self) -> bytes | None:
-        """Return bytes, b"" at the end, None when there is nothing now."""
+        """Return bytes, b"" at the end, None when there is nothing now; OSError as for `send`.
+
+        Whoever reads opens the window, which paramiko sends at once.
+        """
         if self._early:
             early, self._early = self._early, b""
             return early
         self._take_errors()
         try:
             return self._channel.recv(RECEIVE)
+        except (EOFError, paramiko.SSHException) as error:
+            raise OSError(_text(error)) from error
         except TimeoutError:
             # We rang ourselves, for what came early. Cleared first and looked at then: what comes
             # between is not overlooked.
@@ -407,7 +415,10 @@ class RemoteCommand:
     def close(self) -> None:
         """Close the channel."""
         self._take_errors()
-        self._channel.close()
+        try:
+            self._channel.close()
+        except (EOFError, paramiko.SSHException):
+            pass  # the connection is gone, and the channel with it
         if self._bell is not None:
             self._bell.close()
 

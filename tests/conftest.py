@@ -46,6 +46,12 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+def pytest_configure() -> None:
+    """Ignore no signal that a shell has those ignore whom it starts in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
 def _give_up(*_: object) -> None:
     raise TimeoutError(f"a test took more than {LONGEST_TEST} s")
 

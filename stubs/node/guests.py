@@ -19,6 +19,7 @@ from stubs.wire.messages import (
     FD_STREAM_IN,
     FD_STREAM_OUT,
     Body,
+    Computed,
     Continued,
     Error,
     Exited,
@@ -264,6 +265,8 @@ class Guests:
             self._streams.drain(
                 guest.outputs, lambda: self._view.when_written(lambda: self._tell_exit(guest))
             )
+        if not guest.told:
+            self._link.post(Computed(message.body))
 
     def _announce_temporaries(self, body: int) -> None:
         """Have home know what a body that has ended leaves; with the last one, what all leave."""

@@ -910,6 +910,16 @@ class Nested(Message):
     stats: Blob
 
 
+class Computed(Message):
+    """N→H, L→M, M→D posted: the body's program has ended; what it wrote is on its way home still.
+
+    There is room for another on its node. Not sent if Exited can follow at once.
+    """
+
+    KIND = 0x107
+    body: U32
+
+
 class Query(Message):
     """The mlaunch command to D: a request in JSON. Reply: Answer."""
 

@@ -23,6 +23,7 @@ from stubs.link.endpoint import Endpoint
 from stubs.link.stream import SocketStream
 from stubs.wire.errors import RemoteProtocolError
 from stubs.wire.messages import (
+    Computed,
     Continued,
     Error,
     Exited,
@@ -79,6 +80,7 @@ class Guests:
         handlers: dict[type[Message], Handler] = {
             Stopped: self._stopped,
             Continued: self._continued,
+            Computed: self._computed,
             Exited: self._exited,
             Position: self._position,
             Gone: self._gone,
@@ -223,6 +225,9 @@ class Guests:
         if guest.terminal is not None:
             guest.terminal.resume(guest.pid)
         guest.session.post(message)
+
+    def _computed(self, message: Computed, tag: int, fds: list[int]) -> None:
+        self._guest(message.body).session.post(message)
 
     def _position(self, message: Position, tag: int, fds: list[int]) -> None:
         fd = self._guest(message.body).files.get(message.fd)

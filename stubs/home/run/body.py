@@ -18,6 +18,7 @@ from stubs.home.run.signals import TWIN_SECONDS
 from stubs.wire.messages import (
     SCOPE_GROUP,
     SCOPE_PROCESS,
+    Computed,
     Continued,
     Exited,
     FdClosed,
@@ -73,6 +74,7 @@ class Body:
         self.on_arrival: Callable[[Arrival], None] = self._arrived
         self.on_stopped: Callable[[int], bool] = lambda signo: True
         self.on_fd_closed: Callable[[int], None] = lambda fd: None
+        self.on_computed: Callable[[Computed], None] = lambda message: None
         self._loop = loop
         self._post = post
         self._on_end = on_end
@@ -85,6 +87,7 @@ class Body:
         self._handlers: dict[type[Message], Callable[..., None]] = {
             Stopped: self._stopped,
             Continued: self._continued,
+            Computed: self._computed,
             Exited: self._exited,
             Lost: self._lost,
             FdClosed: self._fd_closed,
@@ -208,6 +211,9 @@ class Body:
             self._stopping.cancel()
             self._stopping = None
         self.deputy.go_on()
+
+    def _computed(self, message: Computed) -> None:
+        self.on_computed(message)
 
     def _exited(self, message: Exited) -> None:
         if not self.ended:

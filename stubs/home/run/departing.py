@@ -288,6 +288,7 @@ class Departing:
         )
         connection.bodies[task.pid] = self._bodies[task.pid] = task.body = body
         departure.connection = connection
+        body.on_computed = self._placements.tell
         task.deciding = False
         self._decided(departure, body, None)
         body.drain()
@@ -372,7 +373,7 @@ class Departing:
     def _tell_end(self, task: Task, cpu_s: float, maxrss_kib: int) -> None:
         task.asked = False
         wall_s = time.monotonic() - task.began if task.began else 0.0
-        self._placements.ended(
+        self._placements.tell(
             Ended(
                 task.pid,
                 0,
@@ -391,7 +392,7 @@ class Departing:
     def _tell_body(self, body: Body) -> None:
         exited = body.exited
         assert exited is not None
-        self._placements.ended(
+        self._placements.tell(
             Ended(
                 body.pid,
                 1,

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from stubs.link.endpoint import Endpoint
 from stubs.link.stream import SocketStream
-from stubs.wire.messages import Continued, Error, Exited, FdClosed, Lost, Signal, Start, Stopped
+from stubs.wire.messages import (
+    Computed,
+    Continued,
+    Error,
+    Exited,
+    FdClosed,
+    Lost,
+    Signal,
+    Start,
+    Stopped,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +40,7 @@ class Connection:
         self.bodies: dict[int, Body] = {}
         self._on_lost = on_lost
         handlers = dict.fromkeys(
-            (Stopped, Continued, Exited, Lost, FdClosed, Signal),
+            (Stopped, Continued, Computed, Exited, Lost, FdClosed, Signal),
             lambda message, tag, fds: self._take(message),
         )
         self._endpoint = Endpoint(

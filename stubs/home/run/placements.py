@@ -13,7 +13,7 @@ import time
 from stubs.link import runtime
 from stubs.link.endpoint import Endpoint
 from stubs.link.stream import SocketStream
-from stubs.wire.messages import Ended, Error, Place, Placed
+from stubs.wire.messages import Computed, Ended, Error, Place, Placed
 from stubs.wire.version import VERSION
 
 TYPE_CHECKING = False
@@ -34,9 +34,6 @@ TOGETHER = 2
 # A first daemon has paramiko to load, on a machine that may be busy.
 DAEMON_SECONDS = 20.0
 
-# How long a connection that is asked nothing more is kept for answers.
-OLD_SECONDS = 15.0
-
 # After it could not be had it is done without for so long.
 TRY_AGAIN_SECONDS = 30.0
 
@@ -53,6 +50,7 @@ class Placements:
         """Connect at the first question."""
         self._loop = loop
         self._daemon: Endpoint | None = None
+        self._former: list[Endpoint] = []  # asked nothing more
         self._sticky: dict[bytes, float] = {}
         self._failure: tuple[float, OSError] | None = None
 
@@ -73,10 +71,10 @@ class Placements:
 
     def start_anew(self) -> None:
         """Ask on a new connection next: the daemon must not think that we have links."""
-        daemon, self._daemon = self._daemon, None
-        if daemon is not None:
-            # Others may still wait for their answers.
-            self._loop.call_later(OLD_SECONDS, lambda: daemon.close("a link was lost"))
+        if self._daemon is not None:
+            # Others may still wait for their answers, and what it knows of us runs on.
+            self._former.append(self._daemon)
+            self._daemon = None
 
     def stays(self, exe: bytes) -> bool:
         """Tell whether an executable is known to stay home, whatever its arguments."""
@@ -118,7 +116,7 @@ class Placements:
         daemon.request(place, done)
         daemon.flush()
 
-    def ended(self, message: Ended) -> None:
+    def tell(self, message: Computed | Ended) -> None:
         """Tell what became of a program that was asked about."""
         if self._daemon is not None:
             self._daemon.post(message)
