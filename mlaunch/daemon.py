@@ -22,6 +22,7 @@ from mlaunch import __version__, process
 from mlaunch.errors import LaunchError
 from mlaunch.inventory import Inventory
 from mlaunch.placing import Placing
+from stubs.abi.sched import take_short_slices
 from stubs.link import runtime
 from stubs.link.endpoint import Endpoint
 from stubs.link.loop import READ, Loop
@@ -317,6 +318,7 @@ def main() -> None:
         daemon = Daemon(_listen(), lock)
         _retire_older()
     process.set_name("mlaunch: daemon")
+    take_short_slices()
     try:
         daemon.run()
     finally:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class Entry(NamedTuple):
     """A program that runs; `speed` of a CPU there, relative to one of home's.
 
+    `service` is what of a CPU of home's goes with it while it runs, beside what it computes.
     `holds` are the executables whose files are on its node; None at home.
     """
 
@@ -31,6 +32,7 @@ class Entry(NamedTuple):
     speed: float
     holds: set[str] | None = None
     cold: bool = False
+    service: float = 0.0
 
 
 class Ledger:
@@ -39,6 +41,7 @@ class Ledger:
     def __init__(self) -> None:
         """Read the profiles there are."""
         self.profiles = Profiles()
+        self.service = 0.0  # of all entries, in CPUs
         self._entries: dict[int, Entry] = {}
 
     def lookup(self, exe: str, argv: Sequence[str]) -> Profile | None:
@@ -49,6 +52,7 @@ class Ledger:
         """Note a program that begins; it takes one of `entry.slots`, if any, for about `cpu_s`."""
         self.strike(pid)
         self._entries[pid] = entry
+        self.service += entry.service
         if entry.slots is not None:
             entry.slots.take(pid, cpu_s, time.monotonic())
 
@@ -61,8 +65,10 @@ class Ledger:
     def strike(self, pid: int) -> Entry | None:
         """Note that a program runs no more, or not there; return what it was."""
         entry = self._entries.pop(pid, None)
-        if entry is not None and entry.slots is not None:
-            entry.slots.free(pid, time.monotonic())
+        if entry is not None:
+            self.service = self.service - entry.service if self._entries else 0.0
+            if entry.slots is not None:
+                entry.slots.free(pid, time.monotonic())
         return entry
 
     def strike_all(self, owner: object) -> None:

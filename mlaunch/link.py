@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from mlaunch import local, process
 from mlaunch.errors import LaunchError, plain
+from stubs.abi.sched import take_short_slices
 from stubs.home.files.policy import ExportPolicy, default_hidden
 from stubs.home.files.service import FileService
 from stubs.home.guests.guests import Guests
@@ -438,6 +439,7 @@ def main(control: socket.socket, node: Node, config: Config) -> NoReturn:
     """Be the link process of `node`; does not return."""
     process.reset_signals()
     process.set_name(f"mlaunch: link {node.name}")
+    take_short_slices()
     # The modes of what bodies create come from their own umask, applied on the node.
     os.umask(0)
     # Threads of the SSH library must not wait 5 ms for the interpreter, nor we for them.

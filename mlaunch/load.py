@@ -27,6 +27,10 @@ CACHE = "~/.cache/mlaunch"
 LEAST_SAMPLE_S = 0.5
 
 
+# However much goes with others, such a part of the CPUs is left.
+LEAST_LEFT = 0.25
+
+
 class HomeLoad:
     """Idle CPUs of home between two samples, its memory, its speed."""
 
@@ -38,6 +42,7 @@ class HomeLoad:
         self._at = time.monotonic()
         self._load: Load | None = None
         self.slots = Slots()
+        self.service = 0.0  # CPUs that go with programs which run here or elsewhere
         self._computed_s = 0.0
         self._guests_cpu = 0.0
 
@@ -49,7 +54,7 @@ class HomeLoad:
             return
         self._at = now
         self._load = self._probe.load(0, -1)
-        self.slots.cpus = self._load.cpus_milli / 1000
+        self.slots.cpus = self._left(self._load.cpus_milli / 1000)
         # Nobody measures what children at home use; but all that do are known.
         computed_s = self.slots.computed_s(now)
         self._guests_cpu = (computed_s - self._computed_s) / passed
@@ -63,7 +68,7 @@ class HomeLoad:
         idle = load.idle_milli if self._load else load.cpus_milli - load.load1_milli
         return NodeState(
             HOME,
-            cpus=cpus,
+            cpus=self._left(cpus),
             idle=max(0.0, idle / 1000),
             load1=load.load1_milli / 1000,
             # We count ourselves, and the mrun that asks.
@@ -74,6 +79,10 @@ class HomeLoad:
             queued_s=self.slots.queued_s(time.monotonic()),
             guests_cpu=self._guests_cpu,
         )
+
+    def _left(self, cpus: float) -> float:
+        """Return how many CPUs are left to compute with: who serves others is served first."""
+        return max(LEAST_LEFT * cpus, cpus - self.service)
 
     def _speed(self) -> int:
         """Return the speed as kept in the cache; the first time a child measures it."""

@@ -17,7 +17,8 @@ from mlaunch.inventory import LOCAL, Inventory, Member
 from mlaunch.ledger import Entry, Ledger
 from mlaunch.load import HomeLoad
 from mlaunch.placement import HOME, Candidate, Options, Program, rank
-from mlaunch.spreading import HOME_COST_S
+from mlaunch.spreading import HOME_COST_S, STARTERS_S
+from mlaunch.states import CHILD
 from stubs.wire.messages import Computed, Ended, Place, Placed, Refused
 from stubs.wire.version import VERSION
 
@@ -166,6 +167,7 @@ class Placing:
             self._speed(member),
             holds,
             cold=holds is not None and exe not in holds,
+            service=_service(program, member),
         )
         self.ledger.enter(place.pid, entry, program.cpu_s)
         if member is None:
@@ -225,6 +227,7 @@ class Placing:
             member = self._inventory.find(name)
             problem = member.problem if member else "gone"
             return [Candidate(name, None if problem else 0.0, problem or "asked for")]
+        self.load.service = self.ledger.service
         self.load.sample()
         wanted = self._wanted(place)
         only = tuple(_text(item) for item in place.only)
@@ -261,6 +264,13 @@ class Placing:
         self._decisions.move_to_end(place.pid)
         while len(self._decisions) > REMEMBERED:
             self._decisions.popitem(last=False)
+
+
+def _service(program: Program, member: Member | None) -> float:
+    """Return what of a CPU of home's goes with a program while it runs."""
+    if program.kind != CHILD or program.starter or program.cpu_s <= HOME_COST_S:
+        return 0.0
+    return (STARTERS_S + (HOME_COST_S if member is not None else 0.0)) / program.cpu_s
 
 
 def _why_home(ranking: list[Candidate]) -> str:

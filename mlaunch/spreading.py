@@ -24,6 +24,9 @@ from mlaunch.states import HOME, Candidate, NodeState, Options, Program, in_word
 
 # Home's CPU time for a body: capture, messages, its files. 25 ms is what is aimed at.
 HOME_COST_S = 0.02
+# What goes with a program of a build wherever it runs: make's and the shell's part, other small
+# programs, and our tracing of them. Measured with the Linux kernel.
+STARTERS_S = 0.035
 # From the stop at exec to the body's first instruction, on a warm link, round trips apart; and
 # round trips that nobody can spare: start, last writes, end.
 START_S = 0.025

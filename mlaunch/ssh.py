@@ -21,6 +21,7 @@ from mlaunch.errors import LaunchError, plain
 from mlaunch.knownhosts import KnownHosts, decode
 from mlaunch.sshconfig import SshHost
 from mlaunch.sshsocket import RECEIVE, Bell, Wire
+from stubs.abi.sched import take_short_slices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,6 +70,7 @@ class Connection:
         try:
             self.transport = paramiko.Transport(self._wire)  # type: ignore[arg-type]  # duck-typed
             self._handshake()
+            take_short_slices(self.transport.native_id or 0)
         except BaseException:
             self.close()
             raise

@@ -1,7 +1,8 @@
-"""Linux ABI: namespaces and clone.
+"""Linux ABI: namespaces and clone, and the scheduler's slice.
 
-Names, values and layouts are those of include/uapi/linux/sched.h. clone3(2) with set_tid needs
-Linux 5.5; where it is missing (ENOSYS, also from a seccomp filter) os.fork still works.
+Names, values and layouts are those of include/uapi/linux/sched.h and sched/types.h. clone3(2) with
+set_tid needs Linux 5.5; where it is missing (ENOSYS, also from a seccomp filter) os.fork still
+works.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import ctypes
 import os
 import signal
 
-from stubs.abi.libc import function
-from stubs.abi.x86_64 import NR_clone, NR_clone3
+from stubs.abi.libc import function, syscall
+from stubs.abi.x86_64 import NR_clone, NR_clone3, NR_sched_setattr
 
 CLONE_NEWNS = 0x00020000
 CLONE_PARENT = 0x00008000
@@ -19,6 +20,24 @@ CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
+
+
+SCHED_FLAG_RESET_ON_FORK = 0x01
+
+
+class sched_attr(ctypes.Structure):
+    """struct sched_attr, as of SCHED_ATTR_SIZE_VER0."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("sched_policy", ctypes.c_uint32),
+        ("sched_flags", ctypes.c_uint64),
+        ("sched_nice", ctypes.c_int32),
+        ("sched_priority", ctypes.c_uint32),
+        ("sched_runtime", ctypes.c_uint64),
+        ("sched_deadline", ctypes.c_uint64),
+        ("sched_period", ctypes.c_uint64),
+    )
 
 
 class clone_args(ctypes.Structure):
@@ -40,6 +59,33 @@ class clone_args(ctypes.Structure):
 
 
 unshare = function("unshare", ctypes.c_int)
+_sched_setattr = syscall(NR_sched_setattr, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint)
+
+# The least that the kernel takes.
+_SHORT_SLICE_NS = 100_000
+
+
+def take_short_slices(tid: int = 0) -> None:
+    """Have a thread of ours, 0: this one, scheduled in short turns; what it starts is not.
+
+    Who is ready for a moment only, while others wait for that, is then chosen before those that
+    compute (EEVDF, Linux 6.12; sched(7)). Its share of the CPU stays the same. Where the kernel
+    does not know this, or another policy than the usual one is in force, nothing happens.
+    """
+    try:
+        if os.sched_getscheduler(tid) != os.SCHED_OTHER:
+            return
+        attr = sched_attr(
+            size=ctypes.sizeof(sched_attr),
+            sched_policy=os.SCHED_OTHER,
+            sched_flags=SCHED_FLAG_RESET_ON_FORK,
+            sched_nice=os.getpriority(os.PRIO_PROCESS, tid),
+            sched_runtime=_SHORT_SLICE_NS,
+        )
+        _sched_setattr(tid, ctypes.addressof(attr), 0)
+    except OSError:
+        return  # the thread has ended, or a filter forbids it: it is scheduled as others are
+
 
 # The interpreter's lock is kept over the call: a child that had to take it again first would
 # need what os.fork repairs. With a single thread nothing else of os.fork is missed.

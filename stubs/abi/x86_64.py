@@ -76,6 +76,7 @@ NR_execveat = 322
 NR_preadv2 = 327
 NR_statx = 332
 NR_clone3 = 435
+NR_sched_setattr = 314
 NR_close_range = 436
 NR_openat2 = 437
 NR_pidfd_getfd = 438

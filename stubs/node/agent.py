@@ -16,6 +16,7 @@ import sys
 import time
 
 from stubs.abi.prctl import PR_SET_PDEATHSIG, prctl
+from stubs.abi.sched import take_short_slices
 from stubs.abi.signalfd import signalfd
 from stubs.abi.unistd import close_except
 from stubs.link.endpoint import Endpoint, Link
@@ -234,6 +235,7 @@ class Agent:
 
 def main(read_fd: int, write_fd: int, token: bytes) -> int:
     """Be the agent of the home at the other end; returns the exit status when the link is gone."""
+    take_short_slices()
     Agent(read_fd, write_fd, token).run()
     return 0
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from stubs.abi.fuse import FATTR_SIZE
-from stubs.home.files.rewriters import rewrites
+from stubs.wire.compilers import is_compiler
 from stubs.wire.messages import (
     Create,
     Fallocate,
@@ -68,7 +68,7 @@ class Effects:
 
     def begin(self, body: int, exe: bytes) -> None:
         """Watch a body that starts, of the program at that path."""
-        self._bodies[body] = Traces(rewrites(exe))
+        self._bodies[body] = Traces(is_compiler(exe))
         self._families.pop(body, None)
 
     def end(self, body: int) -> None:

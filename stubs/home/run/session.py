@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 
+from stubs.abi.sched import take_short_slices
 from stubs.abi.signalfd import read_signals, signalfd, sigset
 from stubs.home.run import athome, launch
 from stubs.home.run.departing import Departing
@@ -155,6 +156,7 @@ class Session:
             raise Untraced(f"it cannot be traced: {error.strerror}") from error
         try:
             self._begin()
+            take_short_slices()
             while not self._over:
                 self._loop.turn()
             self._tree.let_go()

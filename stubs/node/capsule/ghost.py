@@ -21,7 +21,7 @@ import sys
 
 from stubs.abi.calls import MAY_FAIL, Calls
 from stubs.abi.prctl import PR_SET_CHILD_SUBREAPER, prctl
-from stubs.abi.sched import clone_with_pid
+from stubs.abi.sched import clone_with_pid, take_short_slices
 from stubs.abi.signalfd import read_signals, signalfd
 from stubs.abi.termbits import TIOCSCTTY, set_foreground
 from stubs.abi.unistd import close_except
@@ -89,6 +89,7 @@ class GhostProcess:
 
     def __init__(self, loop: Loop, code: int, endpoint: Endpoint | None = None) -> None:
         """Begin to reap; `code` is stubs.abi.calls'; `endpoint` the agent's, or see `listen`."""
+        take_short_slices()
         self._code = code
         self._loop = loop
         self._agent = endpoint

@@ -1,10 +1,11 @@
-"""What a process asks the kernel for while the kernel asks us: seen in /proc/PID/syscall.
+"""Who asks: what program a process is, and what it asks the kernel for while the kernel asks us.
 
 FUSE_GETATTR does not say why. stat(2) shows a process everything; but the kernel also asks before
 it lets a process through a directory, when what it knew became old because a name in it was made
 or removed, and then uses mode and owner only. While home's answer about times is under way, the
 first has to wait for it and the second need not. The caller sleeps in its system call until we
-answer, so what /proc shows is true; where it shows nothing the caller is taken to want everything.
+answer, so what /proc/PID/syscall shows is true; where it shows nothing the caller is taken to want
+everything.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import time
 
 from stubs.abi import x86_64 as nr
+from stubs.wire.compilers import is_compiler
 
 # Calls that show nothing of an inode they pass but its size.
 _MODEST = {
@@ -60,6 +62,9 @@ _ATTEMPTS = 12
 _AWAKE = 4
 _NAP_SECONDS = 0.0001
 
+# Processes whose program is remembered; beyond, all are looked at anew.
+_MOST = 1 << 12
+
 
 class Callers:
     """The processes of the capsule, by the /proc in which they have the pids that FUSE tells."""
@@ -67,6 +72,28 @@ class Callers:
     def __init__(self, proc: int = -1) -> None:
         """Look in the directory open as `proc`, which stays the caller's; -1: nothing is known."""
         self._proc = proc
+        self._compilers: dict[int, bool] = {}
+
+    def execs(self, pid: int) -> None:
+        """Take note that a process opens a file to execute it: it may be another program soon."""
+        self._compilers.pop(pid, None)
+
+    def is_compiler(self, pid: int) -> bool:
+        """Tell whether the caller runs a compiler, assembler or linker."""
+        known = self._compilers.get(pid)
+        if known is None:
+            if len(self._compilers) >= _MOST:
+                self._compilers.clear()
+            known = self._compilers[pid] = self._runs_compiler(pid)
+        return known
+
+    def _runs_compiler(self, pid: int) -> bool:
+        if self._proc < 0 or pid <= 0:
+            return False
+        try:
+            return is_compiler(os.readlink(b"%d/exe" % pid, dir_fd=self._proc))
+        except OSError:
+            return False
 
     def takes_mode_and_size_only(self, pid: int) -> bool:
         """Tell whether this caller, waiting for attributes, will see no times or inode number."""

@@ -21,6 +21,7 @@ import time
 from collections import deque
 
 from stubs.abi import fuse
+from stubs.abi.sched import take_short_slices
 from stubs.link.loop import READ
 
 TYPE_CHECKING = False
@@ -154,6 +155,7 @@ class Notifier:
     # the thread
 
     def _run(self) -> None:
+        take_short_slices()
         while True:
             notice = self._todo.get()
             if notice is None:

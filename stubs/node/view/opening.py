@@ -13,6 +13,7 @@ import stat
 from collections import OrderedDict
 
 from stubs.abi import fuse
+from stubs.node.view.callers import Callers
 from stubs.node.view.fuse import BODY
 from stubs.node.view.inodes import FOREVER, READABLE, WRITABLE
 from stubs.wire.messages import (
@@ -49,6 +50,9 @@ MAX_CLOSED = 1024
 
 _RIGHTS = {os.O_RDONLY: READABLE, os.O_WRONLY: WRITABLE, os.O_RDWR: READABLE | WRITABLE}
 OPENED = fuse.fuse_open_out.pack(0, fuse.FOPEN_KEEP_CACHE, 0)
+# A close of it tells nothing: no write, no lock. Before Linux 5.16 the kernel tells all the same.
+OPENED_QUIETLY = fuse.fuse_open_out.pack(0, fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH, 0)
+_FMODE_EXEC = 0x20  # in the flags of an open by execve(2); include/linux/fs.h
 
 
 def setattr_size(node: Node, size: int, pid: int) -> Setattr:
@@ -81,6 +85,7 @@ class Opening:
         self._reading = reading
         self._writing = writing
         self._temporaries = temporaries
+        self.callers = Callers()
         self._to_hold: list[int] = []
         self._to_release: list[int] = []
         self._closed: OrderedDict[Node, None] = OrderedDict()  # held though nobody has it open
@@ -107,20 +112,27 @@ class Opening:
         if node is None:
             self._device.error(unique, errno.ESTALE)
             return
+        if flags & _FMODE_EXEC:
+            self.callers.execs(self._device.pid)
         wanted = _RIGHTS.get(flags & os.O_ACCMODE, READABLE | WRITABLE)
         if flags & os.O_TRUNC:
             wanted |= WRITABLE
         if wanted & ~node.attr.rights:
             self._device.error(unique, self._refusal(node, wanted & ~node.attr.rights))
             return
-        cut = setattr_size(node, 0, self._device.pid)
-        if node.local and flags & os.O_TRUNC:
-            self._temporaries.truncate(node, 0)
-        known = node.local or (not flags & os.O_TRUNC and self._inodes.fresh(node))
-        if known:
+        if flags & os.O_TRUNC:
+            self._open_empty(unique, node, flags)
+        elif node.local or self._inodes.fresh(node):
             self._opened(unique, node, flags)
-        elif not flags & os.O_TRUNC:
+        else:
             self._check(unique, node, flags)
+
+    def _open_empty(self, unique: int, node: Node, flags: int) -> None:
+        """Open a file and cut it short."""
+        cut = setattr_size(node, 0, self._device.pid)
+        if node.local:
+            self._temporaries.truncate(node, 0)
+            self._opened(unique, node, flags)
         elif node.attr.size == 0 and node.until == FOREVER and not node.pending:
             # Nothing is cut off: only the times change, which need not be waited for.
             self._writing.post_change(node, cut)
@@ -157,7 +169,8 @@ class Opening:
 
     def _opened(self, unique: int, node: Node, flags: int) -> None:
         self.count_open(node, flags)
-        if not self._device.reply(unique, OPENED):
+        quiet = not flags & os.O_ACCMODE and self.callers.is_compiler(self._device.pid)
+        if not self._device.reply(unique, OPENED_QUIETLY if quiet else OPENED):
             self.count_close(node, flags)
 
     def count_open(self, node: Node, flags: int) -> None:

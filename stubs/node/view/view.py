@@ -173,7 +173,7 @@ class View:
 
     def see_callers(self, proc: int) -> None:
         """Look at who asks in the capsule's /proc, open as `proc`, which stays the caller's."""
-        self._directories.callers = Callers(proc)
+        self._directories.callers = self._opening.callers = Callers(proc)
         self._proc = proc
 
     def know_bodies(self, is_body: Callable[[int], bool]) -> None:

@@ -1,7 +1,7 @@
-"""Programs that replace what they write without a look at what was there: compilers and the like.
+"""Compilers, assemblers and linkers by name: of them both sides know more than of other programs.
 
-Such a one can be started again although the former object file is gone: it makes the same once
-more. Of any other program that empties or removes a file one cannot tell what it would do without.
+They replace what they write without a look at what was there, so that one can be started again
+although the former object file is gone: it makes the same once more. And they lock no files.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _NAMES = frozenset(
 _VERSION = re.compile(rb"-?\d+(\.\d+)*$")
 
 
-def rewrites(exe: bytes) -> bool:
-    """Tell whether the program at that path only ever replaces what it writes."""
+def is_compiler(exe: bytes) -> bool:
+    """Tell whether the program at that path is one."""
     base = os.path.basename(exe)
     plain = _VERSION.sub(b"", base)
     return not _NAMES.isdisjoint((base, plain, plain.rpartition(b"-")[2]))
