@@ -17,7 +17,7 @@ from mlaunch.inventory import LOCAL, Inventory, Member
 from mlaunch.ledger import Entry, Ledger
 from mlaunch.load import HomeLoad
 from mlaunch.placement import HOME, Candidate, Options, Program, rank
-from mlaunch.spreading import HOME_COST_S, STARTERS_S
+from mlaunch.spreading import HOME_COST_S, LEAST_S, STARTERS_S
 from mlaunch.states import CHILD
 from stubs.wire.messages import Computed, Ended, Place, Placed, Refused
 from stubs.wire.version import VERSION
@@ -187,7 +187,7 @@ class Placing:
             member.slots.cpus = member.cpus
             member.slots.speed = self._speed(member)
             return member.slots
-        return None if program.starter or program.cpu_s <= HOME_COST_S else self.load.slots
+        return None if program.starter or program.cpu_s <= LEAST_S else self.load.slots
 
     def _speed(self, member: Member | None) -> float:
         if member is None:
@@ -268,7 +268,7 @@ class Placing:
 
 def _service(program: Program, member: Member | None) -> float:
     """Return what of a CPU of home's goes with a program while it runs."""
-    if program.kind != CHILD or program.starter or program.cpu_s <= HOME_COST_S:
+    if program.kind != CHILD or program.starter or program.cpu_s <= LEAST_S:
         return 0.0
     return (STARTERS_S + (HOME_COST_S if member is not None else 0.0)) / program.cpu_s
 

@@ -22,8 +22,11 @@ from typing import NamedTuple
 from mlaunch.estimate import EQUAL, distance, is_owner_active, problem, relative_speed
 from mlaunch.states import HOME, Candidate, NodeState, Options, Program, in_words
 
-# Home's CPU time for a body: capture, messages, its files. 25 ms is what is aimed at.
-HOME_COST_S = 0.02
+# Home's CPU time for a body: capture, messages, its files.
+HOME_COST_S = 0.025
+# What computes no longer is not worth that, and as much once more on the node: it would cost all
+# machines together twice what it is.
+LEAST_S = 2 * HOME_COST_S
 # What goes with a program of a build wherever it runs: make's and the shell's part, other small
 # programs, and our tracing of them. Measured with the Linux kernel.
 STARTERS_S = 0.035
@@ -78,7 +81,7 @@ def rank(
     """
     if program.stays:
         return [Candidate(HOME, program.cpu_s, program.stays)]
-    if options.allow_home and program.cpu_s <= HOME_COST_S:
+    if options.allow_home and program.cpu_s <= LEAST_S:
         reason = f"{in_words(program.cpu_s)} of work are not worth a trip ({program.why})"
         return [Candidate(HOME, program.cpu_s, reason)]
     if len(nodes) > MANY:

@@ -599,10 +599,14 @@ class Contents(Message):
 
 
 class Trace(Message):
-    """H→N posted, before Spawn: note what is touched while this body runs, and tell (Traced)."""
+    """H→N posted, before Spawn: note what this body touches, and tell (Traced).
+
+    With another body in `like` it does the same as that one: note it there. Else 0.
+    """
 
     KIND = 0x65
     body: U32
+    like: U32
 
 
 class Offered(Message):

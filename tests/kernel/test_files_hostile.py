@@ -340,7 +340,7 @@ _MALFORMED: list[tuple[str, Message]] = [
     ("something to keep", Keep(bytes(32), b"x")),
     ("home's own offer", Offered([1, 0, 4], bytes(32))),
     ("home's own announcement", Coming([1, 0, 4])),
-    ("home's own wish", Trace(BODY)),
+    ("home's own wish", Trace(BODY, 0)),
 ]
 
 

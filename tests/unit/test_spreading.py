@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlaunch.placement import rank
 from mlaunch.slots import Slots
-from mlaunch.spreading import HOME_COST_S, MANY
+from mlaunch.spreading import LEAST_S, MANY
 from mlaunch.states import CHILD, HOME, Candidate, NodeState, Options, Program
 from tests.unit.simulation import Build, Machine, ideal_s, run_together
 
@@ -164,7 +164,8 @@ def test_reasons_are_sentences_with_the_figures_that_decided() -> None:
         " (gcc compiles)"
     )
     assert other.reason == "1 of 1 slot taken, 0.5 s of work would take 1.1 s"
-    assert "not clearly less on node" in ranking(NODE)[0].reason
+    longer = replace(COMPILE, cpu_s=0.9)
+    assert "not clearly less on node" in ranking(NODE, program=longer)[0].reason
     assert "other work" in ranking(replace(NODE, idle=0.0, running=2))[1].reason
 
 
@@ -212,7 +213,7 @@ programs = st.builds(
 def test_every_node_is_in_the_ranking_once_whatever_its_state(
     program: Program, home: NodeState, nodes: list[NodeState], allow_home: bool
 ) -> None:
-    program = replace(program, cpu_s=program.cpu_s + 2 * HOME_COST_S)
+    program = replace(program, cpu_s=program.cpu_s + 2 * LEAST_S)
     found = rank(program, replace(home, name=HOME), nodes, Options(allow_home=allow_home))
     names = [item.name for item in found]
     assert sorted(names) == sorted([node.name for node in nodes] + [HOME] * allow_home)

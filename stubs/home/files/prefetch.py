@@ -108,13 +108,20 @@ class Prefetch:
         Once for a program, kind of argument and directory: after that the node has it.
         """
         key = key_of(spawn.exe, spawn.argv, spawn.cwd)
-        if self._link is None or key in self._done:
+        if self._link is None:
+            return
+        if key in self._done:
+            # What others read at the same time it finds in the page cache: the two make one trace.
+            for body, other in self._traced.items():
+                if other == key:
+                    self._link.post(TraceBody(spawn.body, body))
+                    break
             return
         if len(self._done) >= MAX_KEYS:
             self._done.clear()
         self._done.add(key)
         self._traced[spawn.body] = key
-        self._link.post(TraceBody(spawn.body))
+        self._link.post(TraceBody(spawn.body, 0))
         trace = self._traces.recall(key)
         burst = Burst(self._tree, self._listings, self._listed, self._sent, self._hashes)
         for path in trace.dirs:

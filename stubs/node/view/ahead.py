@@ -16,7 +16,7 @@ from stubs.wire.messages import Coming, Contents, Listing, Names, Offered, Trace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from stubs.node.view.inodes import Inodes, Node
@@ -36,10 +36,11 @@ MAX_UNITS = 1024
 
 
 class Notes:
-    """What was touched while a body ran."""
+    """What was touched by a body, and by others that do the same at the same time."""
 
-    def __init__(self) -> None:
+    def __init__(self, body: int) -> None:
         """Nothing was."""
+        self.body = body
         self.dirs: dict[int, None] = {}
         self.files: dict[int, dict[int, None]] = {}  # units, in the order of their first use
         self.units = 0
@@ -121,26 +122,35 @@ class Ahead:
     # what is touched
 
     def _trace(self, message: Trace, _: int, __: list[int]) -> None:
-        self._notes[message.body] = Notes()
+        notes = self._notes.get(message.like)
+        self._notes[message.body] = notes or Notes(message.body)
         self._reading.note = self._read
         self._snapshots.note = self._looked_into
 
     def tell(self, body: int) -> None:
         """Tell home what was noted of a body that has ended, if it wanted to know."""
         notes = self._notes.pop(body, None)
-        if notes is not None:
+        if notes is not None and notes.body == body:
             self._uplink.post(Traced(body, list(notes.dirs), notes.ranges()))
         if not self._notes:
             self._reading.note = self._snapshots.note = None
 
+    def _of_caller(self) -> Iterable[Notes]:
+        """Return the notes that are for the body of the process that asks just now."""
+        body = self._uplink.traffic.body()
+        if not body:
+            return set(self._notes.values())
+        notes = self._notes.get(body)
+        return (notes,) if notes is not None else ()
+
     def _looked_into(self, node: Node) -> None:
-        for notes in self._notes.values():
+        for notes in self._of_caller():
             if len(notes.dirs) < MAX_DIRS:
                 notes.dirs[node.id] = None
 
     def _read(self, node: Node, offset: int, end: int) -> None:
         """Note that [offset, end) was read; nothing: that the file was opened."""
-        for notes in self._notes.values():
+        for notes in self._of_caller():
             units = notes.files.get(node.id)
             if units is None:
                 if len(notes.files) >= MAX_FILES:
