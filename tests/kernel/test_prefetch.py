@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
@@ -66,6 +67,39 @@ def test_what_was_touched_once_is_not_waited_for_again(directory: str) -> None:
     second = run(directory)
     assert first["trips"] >= MANY
     assert second["trips"] == 0
+
+
+def test_what_another_program_touches_at_the_same_time_is_not_of_the_trace(directory: str) -> None:
+    for name in ("small", "greedy"):
+        shutil.copy(f"{directory}/home/prog", f"{directory}/home/{name}")
+
+    def wait_and_read(mount: str, name: str) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        with open(f"{mount}/headers/{name}", "rb") as file:
+            assert file.read()
+
+    def both_read(bed: Bed) -> None:
+        started = [bed.start(wait_and_read, bed.mount, name) for name in ("h1.h", "deep/large")]
+        pids = [pid for pid, _ in started]
+        bed.know_bodies(*pids)
+        for pid, name in zip(pids, ("/small", "/greedy"), strict=True):
+            os.waitpid(pid, os.WUNTRACED)
+            bed.prefetch(name, body=pid)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        for one in started:
+            bed.finish(one)
+        for pid in pids:
+            bed.touched(pid)
+
+    with Bed(directory, state=f"{directory}/state") as bed:
+        both_read(bed)
+    with Bed(directory, state=f"{directory}/state") as bed:
+        bed.prefetch("/small")
+        before = bed.stats()["round_trips"]
+        bed.run(lambda: open(f"{bed.mount}/headers/h1.h", "rb").close())
+        assert bed.stats()["round_trips"] == before
+        assert bed.stats()["bytes_in"] < LARGE
 
 
 def test_what_was_not_touched_is_not_sent(directory: str) -> None:

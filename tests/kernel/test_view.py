@@ -952,6 +952,25 @@ def test_python_of_the_node_is_enough() -> None:
     assert b"asyncio" not in out.stdout
 
 
+def _read_often(d: str, interpreter: str) -> None:
+    code = f"for _ in range(50): open({d!r} + '/seed').close()"
+    subprocess.run([interpreter, "-S", "-c", code], check=True)
+
+
+def test_a_compiler_closes_what_it_read_without_a_word(root_bed: Bed) -> None:
+    bed = root_bed
+    _put(f"{bed.home}/seed", "x")
+    with tempfile.TemporaryDirectory(prefix="mlaunch-view-") as directory:
+        compiler = shutil.copy(os.path.realpath("/usr/bin/python3"), f"{directory}/x86-gcc-12")
+        told = {}
+        for interpreter in ("/usr/bin/python3", compiler):
+            before = bed.stats()["counts"][fuse.FUSE_FLUSH]
+            bed.run(_read_often, bed.mount, interpreter)
+            told[interpreter] = bed.stats()["counts"][fuse.FUSE_FLUSH] - before
+    assert told["/usr/bin/python3"] >= 50
+    assert told[compiler] == 0
+
+
 def test_time_spent_waiting_is_not_spent_computing(root_bed: Bed) -> None:
     before = root_bed.stats()["cpu"]
     start = time.monotonic()

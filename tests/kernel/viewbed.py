@@ -172,7 +172,7 @@ def run_home(
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
         if question["what"] in ("prefetch", "push"):
-            service.prefetch(make_spawn(question["argv"]))
+            service.prefetch(make_spawn(question["argv"], question["body"]))
         if question["what"] == "push":
             return {"pushed": True}
         if question["what"] in ("announce", "deliver"):
@@ -222,6 +222,7 @@ def run_view(
     rpc = Endpoint(loop, SocketStream(sock), handlers, lambda _: lost(), "home")
     link = Link(rpc)
     views: list[View] = []
+    bodies: set[int] = set()
 
     def lost() -> None:
         for view in views:
@@ -231,6 +232,7 @@ def run_view(
         root: Attr = message.root
         view = View(loop, fuse_fd, link, root, uid, gid, full, lambda _: loop.stop(), cache)
         view.see_callers(proc)
+        view.know_bodies(bodies.__contains__)
         views.append(view)
         handlers.update(view.handlers())
         link.reply(tag, Done())
@@ -247,8 +249,11 @@ def run_view(
             view.announce_temporaries()
             return {"announced": True}
         if question["what"] == "touched":
-            view.tell_touched(BODY)
+            view.tell_touched(question["body"])
             return {"touched": True}
+        if question["what"] == "bodies":
+            bodies.update(question["pids"])
+            return {"known": True}
         if question["what"] == "lose":
             rpc.close("the test wants it")
             return {"lost": True}
@@ -498,13 +503,19 @@ class Bed:
         """Return when all that changed at home until now is known to the kernel of the node."""
         assert ask(self._home_control, what="barrier") == {"reply": "Pong"}
 
-    def prefetch(self, *argv: str) -> None:
+    def prefetch(self, *argv: str, body: int = BODY) -> None:
         """Have home expect that this program starts; return when the node has all but contents."""
-        assert ask(self._home_control, what="prefetch", argv=argv) == {"reply": "Pong"}
+        asked = ask(self._home_control, what="prefetch", argv=argv, body=body)
+        assert asked == {"reply": "Pong"}
+
+    def know_bodies(self, *pids: int) -> None:
+        """Have the node know these processes for bodies."""
+        assert ask(self._view_control, what="bodies", pids=pids) == {"known": True}
 
     def push(self, *argv: str) -> None:
         """Have home expect that this program starts; what it sends need not have come yet."""
-        assert ask(self._home_control, what="push", argv=argv) == {"pushed": True}
+        asked = ask(self._home_control, what="push", argv=argv, body=BODY)
+        assert asked == {"pushed": True}
 
     def push_names(self, path: str) -> None:
         """Have home send the names of a directory, as they are there now."""
@@ -522,9 +533,9 @@ class Bed:
         """Have home send that the names of a directory are to be forgotten."""
         assert ask(self._home_control, what="distrust", path=path) == {"pushed": True}
 
-    def touched(self) -> None:
+    def touched(self, body: int = BODY) -> None:
         """Have the node tell what was touched since `prefetch`; return when home knows."""
-        assert ask(self._view_control, what="touched") == {"touched": True}
+        assert ask(self._view_control, what="touched", body=body) == {"touched": True}
         self.barrier()
 
     def failure(self) -> list[Any] | None:
