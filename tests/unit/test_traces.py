@@ -5,7 +5,7 @@ from pathlib import Path
 from stubs.abi import elf
 from stubs.home.files.traces import MAX_BYTES, MAX_FILES, MAX_MISSED, Trace, Traces, key_of
 
-GCC = (b"/usr/bin/gcc", b".c", b"/work")
+GCC = (b"/usr/bin/gcc", b".c", b"/src")
 
 
 def trace(*paths: str, length: int = 100) -> Trace:
@@ -31,9 +31,9 @@ def test_a_trace_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_another_directory_has_what_does_not_lie_in_the_old_one(tmp_path: Path) -> None:
     store = Traces(str(tmp_path))
-    store.record(GCC, trace("/usr/include/stdio.h", "/work/own.h", "/workshop/x.h"))
+    store.record(GCC, trace("/usr/include/stdio.h", "/src/own.h", "/srcs/x.h"))
     found = store.recall((GCC[0], GCC[1], b"/elsewhere"))
-    assert list(found.files) == [b"/usr/include/stdio.h", b"/workshop/x.h"]
+    assert list(found.files) == [b"/usr/include/stdio.h", b"/srcs/x.h"]
     assert not store.recall((GCC[0], b".cc", GCC[2])).files
 
 

@@ -16,6 +16,8 @@ import os
 import time
 from collections import deque
 
+from stubs.home.files.store import Store
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
@@ -37,7 +39,12 @@ PACE_SECONDS = 0.001
 
 MAX_QUEUED = 4096
 MAX_ROWS = 50_000
-_BUSY_SECONDS = 0.2
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS hashes (dev INTEGER, ino INTEGER, size INTEGER,"
+    " mtime INTEGER, ctime INTEGER, made REAL, units BLOB, PRIMARY KEY (dev, ino))",
+    "CREATE INDEX IF NOT EXISTS by_age ON hashes (made)",
+)
 
 
 class Hashes:
@@ -46,8 +53,7 @@ class Hashes:
     def __init__(self, loop: Loop, directory: str) -> None:
         """Keep the store in `directory`, which is made when there is something to keep."""
         self._loop = loop
-        self._path = os.path.join(directory, "hashes.sqlite")
-        self._connection: sqlite3.Connection | None = None
+        self._stored = Store(os.path.join(directory, "hashes.sqlite"), *_SCHEMA)
         self._queue: deque[tuple[Callable[[], int], tuple[int, ...]]] = deque()
         self._queued: set[tuple[int, ...]] = set()
         self._fd = -1
@@ -59,36 +65,27 @@ class Hashes:
         """Stop, and close the store."""
         self._queue.clear()
         self._stop()
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._stored.close()
 
     # asking
 
     def units(self, status: os.stat_result) -> bytes:
         """Return the hashes of the file with this status, joined; empty when not known."""
-        import sqlite3
+        if not SMALLEST <= status.st_size <= LARGEST:
+            return b""
 
-        if not SMALLEST <= status.st_size <= LARGEST or not os.path.exists(self._path):
-            return b""
-        try:
-            row = (
-                self._opened()
-                .execute(
-                    "SELECT units FROM hashes WHERE dev = ? AND ino = ? AND size = ?"
-                    " AND mtime = ? AND ctime = ?",
-                    _stored(_key(status)),
-                )
-                .fetchone()
-            )
-        except sqlite3.OperationalError:
-            return b""  # locked or out of reach: it goes without
-        except sqlite3.DatabaseError:
-            self._set_aside()
-            return b""
+        def find(connection: sqlite3.Connection) -> tuple[object] | None:
+            found: tuple[object] | None = connection.execute(
+                "SELECT units FROM hashes WHERE dev = ? AND ino = ? AND size = ?"
+                " AND mtime = ? AND ctime = ?",
+                _stored(_key(status)),
+            ).fetchone()
+            return found
+
+        row = self._stored.look(find, None)
         count = -(-status.st_size // UNIT)
-        known = row is not None and type(row[0]) is bytes and len(row[0]) == count * HASH_BYTES
-        return row[0] if known else b""
+        units = row[0] if row is not None else b""
+        return units if isinstance(units, bytes) and len(units) == count * HASH_BYTES else b""
 
     def learn(self, status: os.stat_result, opened: Callable[[], int]) -> None:
         """Hash a file some time soon; `opened` returns a descriptor of it, which is taken over."""
@@ -149,49 +146,18 @@ class Hashes:
     # the store
 
     def _store(self, key: tuple[int, ...], units: bytes) -> None:
-        import sqlite3
-
-        try:
-            os.makedirs(os.path.dirname(self._path), 0o700, exist_ok=True)
-            connection = self._opened()
-            with connection:
-                connection.execute(
-                    "INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (*_stored(key), time.time(), units),
-                )
-                connection.execute(
-                    "DELETE FROM hashes WHERE made <="
-                    " (SELECT made FROM hashes ORDER BY made DESC LIMIT 1 OFFSET ?)",
-                    (MAX_ROWS,),
-                )
-        except (sqlite3.OperationalError, OSError):
-            return  # locked, full or out of reach: it is not kept
-        except sqlite3.DatabaseError:
-            self._set_aside()
-
-    def _opened(self) -> sqlite3.Connection:
-        import sqlite3
-
-        if self._connection is None:
-            connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS)
-            self._connection = connection
-            # What a crash of the machine loses is computed again.
-            connection.execute("PRAGMA synchronous = OFF")
+        def keep(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "CREATE TABLE IF NOT EXISTS hashes (dev INTEGER, ino INTEGER, size INTEGER,"
-                " mtime INTEGER, ctime INTEGER, made REAL, units BLOB, PRIMARY KEY (dev, ino))"
+                "INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*_stored(key), time.time(), units),
             )
-            connection.execute("CREATE INDEX IF NOT EXISTS by_age ON hashes (made)")
-        return self._connection
+            connection.execute(
+                "DELETE FROM hashes WHERE made <="
+                " (SELECT made FROM hashes ORDER BY made DESC LIMIT 1 OFFSET ?)",
+                (MAX_ROWS,),
+            )
 
-    def _set_aside(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        try:
-            os.replace(self._path, self._path + ".corrupt")
-        except FileNotFoundError:
-            pass  # another link process has done it
+        self._stored.change(keep)
 
 
 def _key(status: os.stat_result) -> tuple[int, ...]:

@@ -14,6 +14,8 @@ import os
 import time
 import zlib
 
+from stubs.home.files.store import Store
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
@@ -32,8 +34,6 @@ MAX_TRACES = 500
 
 # A path that was not touched in so many runs in a row is forgotten.
 MAX_MISSED = 3
-
-_BUSY_SECONDS = 0.2
 
 
 def key_of(exe: bytes, argv: Sequence[bytes], cwd: bytes) -> Key:
@@ -128,84 +128,48 @@ class Traces:
 
     def __init__(self, directory: str) -> None:
         """Keep it in `directory`, which is made when there is something to remember."""
-        self._path = os.path.join(directory, "traces.sqlite")
-        self._connection: sqlite3.Connection | None = None
+        self._stored = Store(
+            os.path.join(directory, "traces.sqlite"),
+            "CREATE TABLE IF NOT EXISTS traces (exe BLOB, kind BLOB, cwd BLOB,"
+            " used REAL, trace BLOB, PRIMARY KEY (exe, kind, cwd))",
+        )
 
     def close(self) -> None:
         """Close the file."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._stored.close()
 
     def recall(self, key: Key) -> Trace:
         """Return what is known of `key`, or of what is most like it; empty if nothing is."""
-        import sqlite3
 
-        if not os.path.exists(self._path):
-            return Trace()
-        try:
-            row = (
-                self._opened()
-                .execute(
-                    "SELECT trace, cwd FROM traces WHERE exe = ? AND kind = ?"
-                    " ORDER BY cwd = ? DESC, used DESC LIMIT 1",
-                    key,
-                )
-                .fetchone()
-            )
+        def find(connection: sqlite3.Connection) -> Trace:
+            row = connection.execute(
+                "SELECT trace, cwd FROM traces WHERE exe = ? AND kind = ?"
+                " ORDER BY cwd = ? DESC, used DESC LIMIT 1",
+                key,
+            ).fetchone()
             if row is None:
                 return Trace()
             trace = Trace.decode(row[0])
             return trace if row[1] == key[2] else trace.outside(row[1])
-        except (sqlite3.OperationalError, OSError):
-            return Trace()  # locked, or out of reach: it goes without
-        except (sqlite3.DatabaseError, ValueError):
-            self._set_aside()
-            return Trace()
+
+        return self._stored.look(find, Trace())
 
     def record(self, key: Key, trace: Trace) -> None:
         """Remember what was touched, together with what was known of exactly this key."""
-        import sqlite3
 
-        try:
-            os.makedirs(os.path.dirname(self._path), 0o700, exist_ok=True)
-            connection = self._opened()
-            with connection:
-                row = connection.execute(
-                    "SELECT trace FROM traces WHERE exe = ? AND kind = ? AND cwd = ?", key
-                ).fetchone()
-                merged = (Trace.decode(row[0]) if row is not None else Trace()).merge(trace)
-                connection.execute(
-                    "INSERT OR REPLACE INTO traces VALUES (?, ?, ?, ?, ?)",
-                    (*key, time.time(), merged.encode()),
-                )
-                connection.execute(
-                    "DELETE FROM traces WHERE used <="
-                    " (SELECT used FROM traces ORDER BY used DESC LIMIT 1 OFFSET ?)",
-                    (MAX_TRACES,),
-                )
-        except (sqlite3.OperationalError, OSError):
-            return  # locked, full or out of reach: it is not remembered
-        except (sqlite3.DatabaseError, ValueError):
-            self._set_aside()
-
-    def _opened(self) -> sqlite3.Connection:
-        import sqlite3
-
-        if self._connection is None:
-            connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS)
-            self._connection = connection
-            # What a crash of the machine loses is learned again.
-            connection.execute("PRAGMA synchronous = OFF")
+        def add(connection: sqlite3.Connection) -> None:
+            row = connection.execute(
+                "SELECT trace FROM traces WHERE exe = ? AND kind = ? AND cwd = ?", key
+            ).fetchone()
+            merged = (Trace.decode(row[0]) if row is not None else Trace()).merge(trace)
             connection.execute(
-                "CREATE TABLE IF NOT EXISTS traces (exe BLOB, kind BLOB, cwd BLOB,"
-                " used REAL, trace BLOB, PRIMARY KEY (exe, kind, cwd))"
+                "INSERT OR REPLACE INTO traces VALUES (?, ?, ?, ?, ?)",
+                (*key, time.time(), merged.encode()),
             )
-        return self._connection
+            connection.execute(
+                "DELETE FROM traces WHERE used <="
+                " (SELECT used FROM traces ORDER BY used DESC LIMIT 1 OFFSET ?)",
+                (MAX_TRACES,),
+            )
 
-    def _set_aside(self) -> None:
-        self.close()
-        try:
-            os.replace(self._path, self._path + ".corrupt")
-        except FileNotFoundError:
-            pass  # another link process has done it
+        self._stored.change(add)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 from stubs.abi import ptrace
 from stubs.home.run.body import Body
@@ -26,7 +25,7 @@ from stubs.home.run.options import HOME
 from stubs.home.run.placements import STICKY, TOGETHER, Placements, text_of
 from stubs.home.run.proc import read_stat
 from stubs.home.run.restarting import Restarting
-from stubs.wire.messages import SCOPE_GROUP, Ended, Error, Kill, Placed, Refused, Spawned
+from stubs.wire.messages import SCOPE_GROUP, Error, Kill, Placed, Refused, Spawned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -251,7 +250,7 @@ class Departing:
 
     def _give_up(self, departure: Departure, reason: str) -> None:
         """Note that a node was chosen in vain."""
-        self._tell_end(departure.task, 0.0, 0)
+        self._placements.ended_at_home(departure.task, 0.0, 0)
         self._stay(departure, reason)
 
     def _started(self, departure: Departure, connection: Connection, reply: Message) -> None:
@@ -322,7 +321,7 @@ class Departing:
         if body.exited is not None:
             for receipt in self._receipts(task):
                 receipt.add_body(argv, node, body.wall_s, why, body.exited, departure.restarts)
-            self._tell_body(body)
+            self._placements.ended_away(body)
         else:
             for receipt in self._receipts(task):
                 receipt.add_lost(task.pid, argv, node, body.wall_s, why)
@@ -366,47 +365,9 @@ class Departing:
         if task.body is not None:
             task.body.deputy_died()
         elif task.asked:
-            self._tell_end(task, cpu_s, maxrss_kib)
+            self._placements.ended_at_home(task, cpu_s, maxrss_kib)
         elif exe is not None:
             self._placements.computed(exe, cpu_s)
-
-    def _tell_end(self, task: Task, cpu_s: float, maxrss_kib: int) -> None:
-        task.asked = False
-        wall_s = time.monotonic() - task.began if task.began else 0.0
-        self._placements.tell(
-            Ended(
-                task.pid,
-                0,
-                int(cpu_s * 1e6),
-                int(max(0.0, cpu_s - task.children_cpu_s) * 1e6),
-                int(wall_s * 1e6),
-                maxrss_kib,
-                task.children,
-                task.peak,
-                0,
-                0,
-                0,
-            )
-        )
-
-    def _tell_body(self, body: Body) -> None:
-        exited = body.exited
-        assert exited is not None
-        self._placements.tell(
-            Ended(
-                body.pid,
-                1,
-                exited.utime_us + exited.stime_us,
-                exited.utime_us + exited.stime_us,
-                int(body.wall_s * 1e6),
-                exited.maxrss_kib,
-                0,
-                0,
-                exited.round_trips,
-                exited.bytes_to_node,
-                exited.bytes_to_home,
-            )
-        )
 
     def _tell(self, departure: Departure, text: str) -> None:
         if departure.wish.verbose:

@@ -20,7 +20,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stubs.home.run.body import Body
     from stubs.home.run.departure import Departure
+    from stubs.home.run.tree import Task
     from stubs.link.loop import Loop
     from stubs.wire.codec import Message
 
@@ -120,6 +122,47 @@ class Placements:
         """Tell what became of a program that was asked about."""
         if self._daemon is not None:
             self._daemon.post(message)
+
+    def ended_at_home(self, task: Task, cpu_s: float, maxrss_kib: int) -> None:
+        """Tell what a program took that ran at home; nothing, if it never did where it was sent."""
+        task.asked = False
+        wall_s = time.monotonic() - task.began if task.began else 0.0
+        own_s = max(0.0, cpu_s - task.children_cpu_s)
+        self.tell(
+            Ended(
+                pid=task.pid,
+                away=0,
+                cpu_us=int(cpu_s * 1e6),
+                own_us=int(own_s * 1e6),
+                wall_us=int(wall_s * 1e6),
+                maxrss_kib=maxrss_kib,
+                children=task.children,
+                peak=task.peak,
+                round_trips=0,
+                bytes_to_node=0,
+                bytes_to_home=0,
+            )
+        )
+
+    def ended_away(self, body: Body) -> None:
+        """Tell what a body took that has exited."""
+        exited = body.exited
+        assert exited is not None
+        self.tell(
+            Ended(
+                pid=body.pid,
+                away=1,
+                cpu_us=exited.utime_us + exited.stime_us,
+                own_us=exited.utime_us + exited.stime_us,
+                wall_us=int(body.wall_s * 1e6),
+                maxrss_kib=exited.maxrss_kib,
+                children=0,
+                peak=0,
+                round_trips=exited.round_trips,
+                bytes_to_node=exited.bytes_to_node,
+                bytes_to_home=exited.bytes_to_home,
+            )
+        )
 
     def flush(self) -> None:
         """Send what has gathered."""

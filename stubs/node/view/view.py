@@ -127,15 +127,20 @@ class View:
             self._posting,
             self._temporaries,
         )
-        self._temporaries.tell = self._posting.tell_temporary
-        self._writing.before = self._send_ahead
-        self._uplink.concerns = self._concerns
         self._library = Library(loop, self._uplink, self._inodes, self._reading, cache)
         self._ahead = Ahead(
             self._uplink, self._inodes, self._snapshots, self._reading, self._library
         )
         self._link = link
         self._proc = -1  # the capsule's
+        self._to_forget: list[int] = []
+        self._join()
+
+    def _join(self) -> None:
+        """Have the parts that come first call those that build on them."""
+        self._temporaries.tell = self._posting.tell_temporary
+        self._writing.before = self._send_ahead
+        self._uplink.concerns = self._concerns
         self._uplink.before = self._send_ahead
         self._uplink.lost = self._snapshots.lost
         self._uplink.no_longer_busy = self._notifier.unpark
@@ -143,7 +148,6 @@ class View:
         self._directories.hidden = self._hidden
         self._inodes.contents_changed = self._contents_changed
         self._inodes.dropped = self._dropped
-        self._to_forget: list[int] = []
         self._device.handlers[fuse.FUSE_DESTROY] = self._destroy
         self._device.handlers[fuse.FUSE_IOCTL] = self._no_ioctl
 
