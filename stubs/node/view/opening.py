@@ -45,8 +45,9 @@ F_GETLK, F_SETLK, F_SETLKW = 0, 1, 2  # Lock.op
 F_UNLCK = 2
 END_OF_FILE = (1 << 63) - 1
 
-# Files that nobody has open any more and that home keeps reachable all the same.
-MAX_CLOSED = 1024
+# Files that nobody has open any more and that home keeps reachable all the same: more than a large
+# build reads again and again. Home gives each a descriptor as long as it has any.
+MAX_CLOSED = 8192
 
 _RIGHTS = {os.O_RDONLY: READABLE, os.O_WRONLY: WRITABLE, os.O_RDWR: READABLE | WRITABLE}
 OPENED = fuse.fuse_open_out.pack(0, fuse.FOPEN_KEEP_CACHE, 0)
@@ -224,11 +225,13 @@ class Opening:
             return
         # What was read is likely to be read again; what was written is about to be executed,
         # which home cannot do while it keeps it open for writing.
-        if state.written or len(self._closed) >= MAX_CLOSED:
+        if state.written:
             state.written = False
             self._unhold(node)
-        else:
-            self._closed[node] = None
+            return
+        self._closed[node] = None
+        if len(self._closed) > MAX_CLOSED:
+            self._unhold(self._closed.popitem(last=False)[0])
 
     def _unhold(self, node: Node) -> None:
         node.held = False
