@@ -110,7 +110,7 @@ def test_a_signal_from_before_the_conversion_is_shown(launch: Launch) -> None:
 
 @pytest.mark.parametrize("signo", [signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU])
 def test_a_deputy_stops_and_goes_on_as_its_body(launch: Launch, signo: int) -> None:
-    deputy = make(launch)
+    deputy = Deputy(launch("sleep", "100", own_group=True))
     for _ in range(2):
         deputy.stop(signo)
         assert deputy.stopped

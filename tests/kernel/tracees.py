@@ -24,8 +24,11 @@ def launch(given: Given) -> Iterator[Launch]:
     """Return a function that starts a program and returns it in its exec stop."""
     tracees = []
 
-    def launch(*words: str | bytes) -> Tracee:
+    def launch(*words: str | bytes, own_group: bool = False) -> Tracee:
         child = Child([os.fsencode(word) for word in words], given)
+        if own_group:
+            # Ours may be orphaned: then a terminal's stop signals stop nobody in it.
+            os.setpgid(child.pid, child.pid)
         tracee = Tracee(child.pid)
         tracees.append(tracee)
         child.release(traced=True)

@@ -6,13 +6,13 @@ import pytest
 
 from tests.cluster import Cluster
 from tests.projects import builds, oracle
-from tests.projects.catalog import GZIP, JSONCPP, KERNEL, KERNEL_PART, SMALL, Project
+from tests.projects.catalog import GZIP, JSONCPP, KERNEL, SMALL, Project
 
 # Of all CPU time of a build, what at least is to be spent on nodes. With one node half of the CPUs
 # are there, with three three quarters; what starts compilers, links and archives stays at home.
 CASES = [
     pytest.param("one_node", KERNEL, 0.3, id="linux-one-node"),
-    pytest.param("three_nodes", KERNEL_PART, 0.4, id="linux-mm-three-nodes"),
+    pytest.param("three_nodes", KERNEL, 0.4, id="linux-three-nodes"),
     pytest.param("three_nodes", JSONCPP, 0.4, id="jsoncpp-three-nodes"),
     # Of a thousand programs none runs for a second.
     pytest.param("one_node", GZIP, 0.0, id="gzip-one-node"),
