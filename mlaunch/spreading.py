@@ -7,11 +7,11 @@ of which each has more to do, `work` takes `work` times their number; beside sho
 as all of them together. By that alone the fastest machine would draw all, and slow down what it
 has: so a free slot is taken before a place beside others, unless it would be a straggler's.
 
-Sending a child costs home some CPU time. What computes no longer than that stays, whatever the
-load. So does what belongs to home. Where home and a node end a child at about the same time, it
-stays as well: the trip is saved; but a long one goes, and leaves home to what must be there. Among
-nodes one that has its content is taken, or else the remotest, as for programs that the user typed
-(mlaunch.placement).
+Sending a child costs home some CPU time, and its node as much. What computes no longer than that
+stays, whatever the load. So does what belongs to home. Where home and a node end a child at about
+the same time, it stays as well: the trip is saved; but a long one goes, and leaves home to what
+must be there. Among nodes one that has its content is taken, or else the remotest, as for programs
+that the user typed (mlaunch.placement).
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ QUIET = 0.3
 # CPUs with no more idle time than this are all taken: who computes there gets less than he wants.
 SATURATED = 0.1
 
-# What computes so long, in seconds of home's CPU, is no longer worth less than the trip.
+# Where both end a child at about the same time, one that computes so long (seconds of home's CPU)
+# goes: the trip is nothing to it.
 LONG_S = 1.0
 
 # Of more nodes than these, only so many are looked at closely.

@@ -68,7 +68,8 @@ class Effects:
 
     def begin(self, body: int, exe: bytes) -> None:
         """Watch a body that starts, of the program at that path."""
-        self._bodies[body] = Traces(is_compiler(exe))
+        # What it really is: a cache or a distributor of compiles goes by a compiler's name.
+        self._bodies[body] = Traces(is_compiler(os.path.realpath(exe)))
         self._families.pop(body, None)
 
     def end(self, body: int) -> None:

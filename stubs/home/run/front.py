@@ -52,6 +52,7 @@ class Front:
         """
         self._loop = loop
         self._task = task
+        self._poll = poll
         self._before_stop = before_stop
         self._after_stop = after_stop
         self._body: Body | None = None
@@ -108,6 +109,8 @@ class Front:
 
     def _is_stopped(self) -> bool:
         """Tell whether the program at home still is: somebody may have continued it meanwhile."""
+        # Who was continued stands still until that is answered.
+        self._poll()
         try:
             return read_status(self._task.pid)["State"].startswith(("T", "t"))
         except OSError:
