@@ -63,6 +63,7 @@ class Member:
         self.guests = 0
         self.link: Endpoint | None = None
         self.pid = 0
+        self.began = -math.inf  # to connect
         self.failed_at = -math.inf
         self.hopeful = True  # no attempt has failed since it was last ready
         self.retry: Timer | None = None
@@ -302,6 +303,7 @@ class Inventory:
             _become_link(there, member.node, self.config)
         there.close()
         member.state, member.reason, member.remedy, member.pid = "connecting", "", "", pid
+        member.began = time.monotonic()
         member.link = Endpoint(
             self._loop,
             SocketStream(here),

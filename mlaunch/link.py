@@ -315,6 +315,7 @@ class LinkProcess:
         if words:
             self._note(f"agent: {words}")
             reason = f"{reason} ({words})"
+        self._note(f"lost: {reason}")
         if self._guests is not None:
             self._guests.lost(reason)
         if self._state not in ("unusable",):

@@ -50,6 +50,7 @@ class Pending:
         self.place = place
         self.since = time.monotonic()
         self.first_ready: float | None = None
+        self.looked_at = 0.0  # when it is looked at again, whatever happens
 
 
 class Placing:
@@ -91,10 +92,6 @@ class Placing:
             self._inventory.connect(member, at_once)
         self._pending.append(Pending(client, tag, place))
         self.settle()
-        if self._pending:
-            # The decision must fall in time even if nothing happens.
-            for wait in (FIRST_WAIT_S, NAMED_WAIT_S):
-                self._loop.call_later(wait + 0.001, self.settle)
 
     def _check(self, place: Place) -> None:
         """Raise what is wrong with the question itself."""
@@ -129,19 +126,43 @@ class Placing:
 
     def _must_wait(self, pending: Pending) -> bool:
         """Tell whether a node that may come into question should be waited for."""
-        wanted = self._wanted(pending.place)
-        named = bool(pending.place.node or pending.place.strict)
-        if not any(member.connecting and (named or member.hopeful) for member in wanted):
-            return False
         now = time.monotonic()
-        if any(member.ready for member in wanted) and pending.first_ready is None:
+        until = self._patience(pending, now)
+        if now >= until:
+            return False
+        if pending.looked_at != until:
+            # The decision must fall in time even if nothing happens.
+            pending.looked_at = until
+            self._loop.call_later(until - now + 0.001, self.settle)
+        return True
+
+    def _patience(self, pending: Pending, now: float) -> float:
+        """Return until when nodes that connect are waited for."""
+        place = pending.place
+        named = bool(place.node or place.strict)
+        wanted = self._wanted(place)
+        awaited = [item for item in wanted if item.connecting and (named or item.hopeful)]
+        if not awaited or not (named or self._could_go(place)):
+            return now
+        if pending.first_ready is None and any(item.ready for item in wanted):
             pending.first_ready = now
-            self._loop.call_later(NEIGHBOUR_WAIT_S + 0.001, self.settle)
-        patience = NAMED_WAIT_S if named else FIRST_WAIT_S
-        until = pending.since + patience
+        until = pending.since + (NAMED_WAIT_S if named else FIRST_WAIT_S)
+        if not (named or place.top):
+            # One node that is down is waited for once, not by each of a thousand compilers.
+            until = min(until, max(item.began for item in awaited) + FIRST_WAIT_S)
         if pending.first_ready is not None:
             until = min(until, pending.first_ready + NEIGHBOUR_WAIT_S)
-        return now < until
+        return until
+
+    def _could_go(self, place: Place) -> bool:
+        """Tell whether any node could change the answer."""
+        program = self._expect(place)
+        return not program.stays and (bool(place.top) or program.cpu_s > LEAST_S)
+
+    def _expect(self, place: Place) -> Program:
+        exe, argv = _text(place.exe), [_text(word) for word in place.argv]
+        profile = self.ledger.lookup(exe, argv)
+        return expect(exe, argv, profile, bool(place.top), _text(place.cwd))
 
     def _decide(self, pending: Pending) -> None:
         place = pending.place
