@@ -101,6 +101,8 @@ class Coherence:
         # Files moved away from a watched directory: moved to another one, or out of sight?
         self._leaving: list[Inode] = []
         self._checked: OrderedDict[Inode, None] = OrderedDict()
+        # Written, and not closed since.
+        self._open: set[Inode] = set()
         # Closed after writing, and no write was heard: its time of change as last told.
         self._closed: dict[Inode, int] = {}
         self._publishing = False
@@ -162,6 +164,7 @@ class Coherence:
     def forget(self, inode: Inode) -> None:
         """Watch `inode` no longer: the node has dropped it."""
         self._checked.pop(inode, None)
+        self._open.discard(inode)
         if inode.wd < 0:
             return
         wd, inode.wd = inode.wd, -1
@@ -258,8 +261,12 @@ class Coherence:
             self._overflow()
 
     def _file_changed(self, inode: Inode, mask: int) -> None:
-        if mask & IN_CLOSE_WRITE and inode not in self._data:
+        if mask & IN_MODIFY:
+            self._open.add(inode)
+        elif mask & IN_CLOSE_WRITE and inode not in self._open:
             self._closed[inode] = inode.mtime_ns
+        elif mask & IN_CLOSE_WRITE:
+            self._open.discard(inode)
         (self._data if mask & CONTENT else self._attrs)[inode] = None
         if self._written is not None:
             self._written(inode)
