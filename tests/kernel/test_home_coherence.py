@@ -206,7 +206,6 @@ def test_a_held_file_that_home_removes_is_told_without_names(peer: Peer, tmp_pat
     number = peer.lookup("f").id
     peer.node.post(Hold([number]))
     peer.ask(Getattr(1))
-    peer.changes()  # of its making
     with open(tmp_path / "f", "ab") as file:
         os.unlink(tmp_path / "f")
         told = peer.changes()

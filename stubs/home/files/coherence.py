@@ -55,8 +55,7 @@ DIRECTORY_EVENTS = CONTENT | IN_ATTRIB | NAMES | IN_ONLYDIR
 FILE_EVENTS = CONTENT | IN_ATTRIB
 
 # Without a barrier changes are told this late: a burst of events makes one message. Every link
-# hears of each file that a build makes: telling it takes a tenth of the time at most, within
-# reason.
+# hears of each file that a build makes: telling it takes a tenth of the time, within reason.
 PUBLISH_SECONDS = 0.005
 LATEST_SECONDS = 0.05
 PUBLISH_SHARE = 0.1
@@ -101,8 +100,6 @@ class Coherence:
         # Files moved away from a watched directory: moved to another one, or out of sight?
         self._leaving: list[Inode] = []
         self._checked: OrderedDict[Inode, None] = OrderedDict()
-        # Written, and not closed since.
-        self._open: set[Inode] = set()
         # Closed after writing, and no write was heard: its time of change as last told.
         self._closed: dict[Inode, int] = {}
         self._publishing = False
@@ -164,7 +161,6 @@ class Coherence:
     def forget(self, inode: Inode) -> None:
         """Watch `inode` no longer: the node has dropped it."""
         self._checked.pop(inode, None)
-        self._open.discard(inode)
         if inode.wd < 0:
             return
         wd, inode.wd = inode.wd, -1
@@ -207,9 +203,7 @@ class Coherence:
     # draining
 
     def _readable(self, _: int) -> None:
-        # What else happens until it is told is taken in with it: no event of its own wakes us.
-        self._loop.forget(self._fd)
-        self._schedule()
+        self._drain(())
 
     def _drain(self, echoes: Collection[Echo]) -> None:
         if self._fd < 0:
@@ -261,12 +255,8 @@ class Coherence:
             self._overflow()
 
     def _file_changed(self, inode: Inode, mask: int) -> None:
-        if mask & IN_MODIFY:
-            self._open.add(inode)
-        elif mask & IN_CLOSE_WRITE and inode not in self._open:
+        if mask & IN_CLOSE_WRITE and inode not in self._data:
             self._closed[inode] = inode.mtime_ns
-        elif mask & IN_CLOSE_WRITE:
-            self._open.discard(inode)
         (self._data if mask & CONTENT else self._attrs)[inode] = None
         if self._written is not None:
             self._written(inode)
@@ -314,16 +304,11 @@ class Coherence:
         self.publish()
 
     def _publish_later(self) -> None:
+        self._timer = None
         begun = time.monotonic()
-        self._drain(())
         self.publish()
         took = time.monotonic() - begun
         self._delay = min(max(PUBLISH_SECONDS, took / PUBLISH_SHARE), LATEST_SECONDS)
-        self._timer = None
-        if self._pending():
-            self._schedule()
-        if self._fd >= 0:
-            self._loop.watch(self._fd, READ, self._readable)
 
     def _look_at_mounts(self) -> None:
         for path in self._mounts.changed():
@@ -358,6 +343,9 @@ class Coherence:
         """Send what was taken in."""
         if not self._pending() or self._publishing:
             return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._publishing = True
         try:
             messages = self._collect()
