@@ -7,10 +7,10 @@ from tests.cluster import Cluster
 from tests.programs.nodes import node_entry
 from tests.programs.person import Person
 
-HOME = (
-    "mlaunch python kernel ptrace daemon inotify files export export export profiles cache".split()
-)
-NODE = "python kernel namespaces /dev/fuse pids migration memory cache clock agent speed".split()
+HOME = ["mlaunch", "python", "kernel", "ptrace", "daemon", "inotify", "files"]
+HOME += ["export", "export", "export", "profiles", "cache"]
+NODE = ["python", "kernel", "namespaces", "/dev/fuse", "pids", "migration", "memory", "cache"]
+NODE += ["clock", "agent", "speed"]
 SSH = ["ssh", "key"]
 
 
@@ -73,7 +73,7 @@ def test_lines_fit_a_terminal_of_80_columns(person: Person) -> None:
 
 
 def test_the_speed_is_that_of_the_link(cluster: Cluster, person: Person) -> None:
-    cluster.node("n2").shape(rtt_ms=20, mbit=8)
+    cluster.node("n2").set_link(rtt_ms=20, mbit=8)
     person.config(node_entry("n2"))
     values = examined(person, "n2")[-1]["values"]
     assert isinstance(values, dict)
@@ -95,7 +95,8 @@ def test_the_export_policy_is_told_in_words(person: Person) -> None:
     person.write(".aws/credentials", "key")
     person.write(".netrc", "key")
     person.config(
-        '[export]\nhidden = ["~/diary", "~/gone"]\nvisible = ["~/.ssh", "~/x"]\nreadonly = ["/usr"]\n'
+        '[export]\nhidden = ["~/diary", "~/gone"]\n'
+        'visible = ["~/.ssh", "~/x"]\nreadonly = ["/usr"]\n'
     )
     person.write("diary/today", "dear")
     words = told(person, "export")
