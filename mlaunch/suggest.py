@@ -20,7 +20,11 @@ MOST = 3
 
 def meant(word: str, known: Iterable[str]) -> str:
     """Return `did you mean X?` for the most similar of `known`, or nothing."""
-    likeness = {name: SequenceMatcher(None, word, name).ratio() for name in sorted(known)}
+    # Dashes make all options alike.
+    bare = word.lstrip("-")
+    likeness = {
+        name: SequenceMatcher(None, bare, name.lstrip("-")).ratio() for name in sorted(known)
+    }
     best = max(likeness.values(), default=0.0)
     if best < LEAST_LIKENESS:
         return ""
