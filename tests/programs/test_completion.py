@@ -103,7 +103,7 @@ def test_tab_neither_starts_a_daemon_nor_says_what_is_wrong(
     press_tab(screen, "mlaunch nodes remove al")
     screen.type("x")
     screen.wait_for(r"\$ mlaunch nodes remove al ?x")
-    press_tab(screen, "mrun -n al")
+    press_tab(screen, "mrun -n be")
     screen.type("x")
-    assert screen.wait_for(r"\$ mrun -n al ?x").strip().count("\n") == 0
+    assert screen.wait_for(r"\$ mrun -n be ?x").strip().count("\n") == 0
     person.config(node_entry("alpha", "n1") + node_entry("beta", "n2"))
