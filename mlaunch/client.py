@@ -32,13 +32,13 @@ def ask(question: dict[str, Any]) -> dict[str, Any]:
     return _exchange(connection, question)
 
 
-def ask_if_running(question: dict[str, Any]) -> dict[str, Any] | None:
+def ask_if_running(question: dict[str, Any], patience_s: float = ANSWER_S) -> dict[str, Any] | None:
     """Ask the daemon if there is one, else return None."""
     try:
         connection = runtime.try_connect()
     except OSError as error:
         raise LaunchError(_reason(error)) from error
-    return None if connection is None else _exchange(connection, question)
+    return None if connection is None else _exchange(connection, question, patience_s)
 
 
 def _reason(error: OSError) -> str:
@@ -46,7 +46,9 @@ def _reason(error: OSError) -> str:
     return f"{error.filename}: {text}" if error.filename else text
 
 
-def _exchange(connection: socket.socket, question: dict[str, Any]) -> dict[str, Any]:
+def _exchange(
+    connection: socket.socket, question: dict[str, Any], patience_s: float = ANSWER_S
+) -> dict[str, Any]:
     loop = Loop()
     answers: list[Message] = []
     ends: list[str] = []
@@ -61,7 +63,7 @@ def _exchange(connection: socket.socket, question: dict[str, Any]) -> dict[str, 
 
     daemon = Endpoint(loop, SocketStream(connection), {}, ends.append, "the home daemon")
     daemon.request(Query(VERSION, json.dumps(question).encode()), answered)
-    loop.call_later(float(question.get("wait", 0.0)) + ANSWER_S, late)
+    loop.call_later(float(question.get("wait", 0.0)) + patience_s, late)
     loop.run()
     daemon.close("answered")
     loop.close()

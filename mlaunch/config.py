@@ -132,7 +132,10 @@ class _Checker:
             if key not in known:
                 # A table of its own has its own line; a key is looked up in its table.
                 where = (key, 0, "") if not table and (key, 0, "") in self._lines else None
-                text = f"unknown key; known are {', '.join(known)}"
+                from mlaunch import suggest
+
+                hint = suggest.meant(key, known) or f"known are {', '.join(known)}"
+                text = f"unknown key; {hint}"
                 raise self._fail(*where, text) if where else self._fail(table, index, key, text)
 
     def _table(self, tree: dict[str, Any], table: str, known: tuple[str, ...]) -> dict[str, Any]:
@@ -251,8 +254,9 @@ def remove_node(path: str, name: str) -> None:
     """Take the [[node]] of that name out of the file; LaunchError if there is none."""
     config = load(path)
     if not config.node(name):
-        known = ", ".join(node.name for node in config.nodes)
-        raise LaunchError(f"no node {name}", f"known are: {known}" if known else "")
+        from mlaunch import suggest
+
+        raise suggest.unknown_node(name, [node.name for node in config.nodes])
     index = [node.name for node in config.nodes].index(name)
     lines = _text(path).splitlines(keepends=True)
     start = _key_lines("".join(lines)).get(("node", index, ""), 0) - 1

@@ -19,8 +19,8 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlaunch import __version__, process
-from mlaunch.errors import LaunchError
-from mlaunch.inventory import Inventory
+from mlaunch.errors import FAILED, LaunchError
+from mlaunch.inventory import Inventory, Member
 from mlaunch.placing import Placing
 from stubs.abi.sched import take_short_slices
 from stubs.link import runtime
@@ -32,6 +32,8 @@ from stubs.wire.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from stubs.wire.codec import Message
 
 # The longest that `mlaunch nodes` may ask to wait, and how often it is looked then.
 LONGEST_WAIT_S = 30.0
@@ -156,12 +158,17 @@ class Daemon:
 
         try:
             question = json.loads(query.text)
-            what = {"nodes": self._nodes, "status": self._status, "stop": self._quit}
+            what = {
+                "nodes": self._nodes,
+                "status": self._status,
+                "speed": self._speed,
+                "stop": self._quit,
+            }
             what[question["do"]](question, answer)
         except LaunchError as error:
             answer({"error": error.text, "hint": error.hint, "status": error.exit_code})
         except (ValueError, KeyError, TypeError) as error:
-            answer({"error": f"bad question: {error!r}", "hint": "", "status": 125})
+            answer({"error": f"bad question: {error!r}", "hint": "", "status": FAILED})
 
     def _nodes(self, question: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
         """Answer with the state of all nodes (or of one), those that connect being waited for."""
@@ -169,10 +176,7 @@ class Daemon:
             raise self._inventory.config_error
         members = self._inventory.considered()
         if question.get("name"):
-            found = self._inventory.find(question["name"])
-            if found is None:
-                raise self._inventory.unknown(question["name"])
-            members = [found]
+            members = [self._named(question["name"])]
         for member in members:
             self._inventory.connect(member, at_once=True)
 
@@ -188,6 +192,44 @@ class Daemon:
         if not settled():
             self._waiting.append(settled)
             self._poll()
+
+    def _named(self, name: str) -> Member:
+        found = self._inventory.find(name)
+        if found is None:
+            raise self._inventory.unknown(name)
+        return found
+
+    def _speed(self, question: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
+        """Have the link of a node measured; answer when its CPUs' speed and home's are known, too.
+
+        Both are measured once after each boot; that of a node which is new takes some seconds.
+        """
+        member = self._named(question["name"])
+        if member.link is None or not member.ready:
+            raise LaunchError(f"{member.name}: {member.problem}")
+        found: dict[str, Any] = {}
+
+        def measured(reply: Message) -> None:
+            text = reply.text if isinstance(reply, Answer) else b"{}"
+            found.update(json.loads(text) or {"error": "its link process has ended"})
+
+        def settled() -> bool:
+            late = time.monotonic() > deadline
+            found["speed"] = member.load.get("speed", 0)
+            found["home_speed"] = int(self._placing.load.state().speed)
+            known = "rtt_ms" in found and found["speed"] and found["home_speed"]
+            if not (known or "error" in found or late):
+                return False
+            if "rtt_ms" not in found:
+                why = found.get("error", "its agent does not answer the test")
+                found.update(error=f"{member.name}: {why}", hint="", status=FAILED)
+            answer(found)
+            return True
+
+        deadline = time.monotonic() + min(float(question["wait"]), LONGEST_WAIT_S)
+        member.link.request(Query(VERSION, b"{}"), measured)
+        self._waiting.append(settled)
+        self._poll()
 
     def _changed(self) -> None:
         """See what can be answered now that the state of a node is another."""
@@ -207,6 +249,7 @@ class Daemon:
                 "version": __version__,
                 "protocol": VERSION,
                 "started": self._started,
+                "older": self._sources != _sources(),
                 "socket": runtime.socket_path(),
                 "log": runtime.log_path(),
                 "config": runtime.config_path(),

@@ -11,8 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from mlaunch.errors import LaunchError
+from mlaunch.findings import BAD, GOOD, NOTE, Finding
 
 _STATES = {"ready": "green", "connecting": "yellow", "unusable": "red", "lost": "red"}
+
+_MARKS = {GOOD: "green", NOTE: "yellow", BAD: "bold red"}
+_LONGEST_CHECK = len("namespaces")
 
 # Into a pipe nothing is cut off or broken into lines.
 _PIPE_WIDTH = 1000
@@ -58,13 +62,28 @@ def show_processes(rows: list[tuple[str, int, float, int, str]]) -> None:
     _console().print(table)
 
 
-def show_findings(findings: list[tuple[str, str, bool, str, str]]) -> None:
-    """Print what doctor found: node, what was looked at, well or not, what was found, remedy."""
-    table = _table("node", "check", "", "", "remedy")
-    for node, check, good, text, remedy in findings:
-        mark = Text("ok", style="green") if good else Text("FAILS", style="red")
-        table.add_row(node, check, mark, Text(text), Text(remedy))
-    _console().print(table)
+def show_findings(findings: list[Finding], width: int) -> None:
+    """Print what doctor found on one machine; `width` is that of the longest name of all.
+
+    On a terminal a text is broken within its column; into a pipe goes one line for each finding, so
+    that who looks for what fails finds the remedy, too.
+    """
+    console = _console()
+    table = Table.grid(padding=(0, 2))
+    for column in (width, _LONGEST_CHECK, len(BAD), None):
+        table.add_column(width=column)
+    for finding in findings:
+        remedy = f"remedy: {finding.remedy}" if finding.remedy else ""
+        if console.is_terminal:
+            mark = Text(finding.state, style=_MARKS[finding.state])
+            text = "\n".join(filter(None, (finding.text, remedy)))
+            table.add_row(finding.node, finding.check, mark, Text(text))
+        else:
+            text = "; ".join(filter(None, (finding.text, remedy)))
+            start = f"{finding.node:{width}}  {finding.check:{_LONGEST_CHECK}}"
+            print(f"{start}  {finding.state:{len(BAD)}}  {text}")
+    if console.is_terminal:
+        console.print(table)
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:

@@ -18,10 +18,10 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mlaunch import config, link, local
+from mlaunch import config, link, local, suggest
 from mlaunch.config import Config, Node
 from mlaunch.errors import LaunchError
-from mlaunch.placement import NodeState
+from mlaunch.placement import HOME, NodeState
 from mlaunch.slots import Slots
 from stubs.link import runtime
 from stubs.link.endpoint import Endpoint
@@ -254,9 +254,7 @@ class Inventory:
 
     def unknown(self, name: str) -> LaunchError:
         """Say that there is no node of that name."""
-        known = ", ".join(sorted(self.members))
-        hint = f"known are: {known}" if known else f"to add it: mlaunch nodes add {name} HOST"
-        return LaunchError(f"no node {name}", hint)
+        return suggest.unknown_node(name, self.members, [HOME, local.NAME])
 
     def considered(self) -> list[Member]:
         """Return the nodes among which is chosen: those configured, else `local`."""

@@ -22,10 +22,10 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from mlaunch import local, process
+from mlaunch import exporting, local, process
 from mlaunch.errors import LaunchError, plain
+from mlaunch.speedtest import SpeedTest
 from stubs.abi.sched import take_short_slices
-from stubs.home.files.policy import ExportPolicy, default_hidden
 from stubs.home.files.service import FileService
 from stubs.home.guests.guests import Guests
 from stubs.link import runtime
@@ -34,6 +34,7 @@ from stubs.link.loader import TOKEN_BYTES
 from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream
 from stubs.wire.messages import (
+    Answer,
     Attach,
     Bulk,
     Error,
@@ -43,6 +44,7 @@ from stubs.wire.messages import (
     Load,
     Ping,
     Pong,
+    Query,
     Quit,
     Report,
     Welcome,
@@ -109,7 +111,7 @@ class LinkProcess:
         self._daemon: Endpoint | None = Endpoint(
             self._loop,
             SocketStream(control),
-            {Attach: self._on_attach, Quit: self._on_quit},
+            {Attach: self._on_attach, Quit: self._on_quit, Query: self._on_query},
             self._daemon_gone,
             "daemon",
         )
@@ -162,7 +164,7 @@ class LinkProcess:
         self._link = Link(self._rpc)
         self._files = FileService(
             self._loop,
-            _export_policy(self._config),
+            exporting.policy(self._config.export),
             learned=(runtime.state_dir(), runtime.cache_dir()),
         )
         self._guests = Guests(self._loop, self._link, self._files)
@@ -396,6 +398,18 @@ class LinkProcess:
             else:
                 self._guests.adopt_mrun(sock)
 
+    def _on_query(self, message: Query, tag: int, fds: list[int]) -> None:
+        """Measure the link; the daemon asks for nothing else."""
+
+        def answer(found: dict[str, Any]) -> None:
+            if self._daemon is not None:
+                self._daemon.reply(tag, Answer(json.dumps(found).encode()))
+
+        if self._link is None or self._state != "ready":
+            answer({"error": f"{self._node.name} is {self._state}"})
+        else:
+            SpeedTest(self._link, answer)
+
     def _on_quit(self, message: Quit, tag: int, fds: list[int]) -> None:
         self._end_when_unused()
 
@@ -421,19 +435,6 @@ def _transport(node: Node) -> Transport:
     from mlaunch.ssh import SshTransport
 
     return SshTransport(node)
-
-
-def _export_policy(config: Config) -> ExportPolicy:
-    """Return the default policy, changed as the user wants it."""
-    home = os.path.expanduser("~")
-    visible = {os.fsencode(path) for path in config.export.visible}
-    hidden = [
-        path for path in default_hidden(os.fsencode(home), os.getuid()) if path not in visible
-    ]
-    return ExportPolicy(
-        hidden + [os.fsencode(path) for path in config.export.hidden],
-        [os.fsencode(path) for path in config.export.readonly],
-    )
 
 
 def main(control: socket.socket, node: Node, config: Config) -> NoReturn:

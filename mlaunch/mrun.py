@@ -144,7 +144,13 @@ def _apply(options: Options, name: str, value: str | None, rest: list[str]) -> N
             value = rest.pop(0)
         VALUED[name](options, value)
     else:
-        raise MrunError(f"unknown option {name}", TRY)
+        raise _unknown(name)
+
+
+def _unknown(name: str) -> MrunError:
+    from mlaunch import suggest
+
+    return MrunError(f"unknown option {name}", suggest.meant(name, [*VALUED, *FLAGS]) or TRY)
 
 
 def main() -> NoReturn:

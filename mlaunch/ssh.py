@@ -80,6 +80,11 @@ class Connection:
         """When bytes last came, by the monotonic clock."""
         return self._wire.heard
 
+    @property
+    def software(self) -> str:
+        """What the SSH server calls itself."""
+        return plain(self.transport.remote_version).removeprefix("SSH-2.0-")
+
     def run(self, command: str) -> RemoteCommand:
         """Start a command in a session of its own."""
         try:

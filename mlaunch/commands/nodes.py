@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mlaunch import client, config, sshconfig
+from mlaunch import client, completing, config, sshconfig
 from mlaunch.errors import LaunchError
 from stubs.link import runtime
 
@@ -78,7 +78,7 @@ def add(name: str, address: str) -> int:
 
 
 @nodes.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.configured)
 def remove(name: str) -> None:
     """Take a node out of the configuration; bodies that run there are not disturbed."""
     config.remove_node(runtime.config_path(), name)

@@ -93,10 +93,17 @@ class Endpoint:
         """Send a message that needs no reply. `fds` are closed once they are sent."""
         self._send(message, 0, fds or [], after)
 
-    def request(self, message: Message, done: Done, fds: list[int] | None = None) -> int:
+    def request(
+        self,
+        message: Message,
+        done: Done,
+        fds: list[int] | None = None,
+        by: Endpoint | None = None,
+    ) -> int:
         """Send, and call `done` with the reply; returns the tag (for Cancel).
 
-        A lost link answers every request with Error EIO.
+        A lost link answers every request with Error EIO. `by`: the bulk endpoint of this one,
+        if it is to go there.
         """
         self._next_tag = self._next_tag % 0xFFFFFFFF + 1
         tag = self._next_tag
@@ -104,7 +111,10 @@ class Endpoint:
             done(Error(EIO, self.lost.encode()))
             return tag
         self._waiting[tag] = done
-        self._send(message, tag, fds or [], 0)
+        if by is None:
+            self._send(message, tag, fds or [], 0)
+        else:
+            by._send(message, tag, fds or [], self.sent)
         return tag
 
     def reply(
@@ -360,7 +370,7 @@ class Link:
 
     def request(self, message: Message, done: Done) -> int:
         """Ask; returns the tag. `done` gets the reply, or Error."""
-        return self.rpc.request(message, done)
+        return self.rpc.request(message, done, by=self._bulk if message.BULK else None)
 
 
 def _close_all(fds: list[int]) -> None:

@@ -24,7 +24,7 @@ from stubs.link.loop import READ, Loop
 from stubs.link.stream import PipeStream
 from stubs.node.capsule.capsule import Capsule, fork_seed
 from stubs.wire.errors import RemoteProtocolError
-from stubs.wire.messages import Error, Goodbye, Hello, Ping, Pong, Spawn, Welcome
+from stubs.wire.messages import Echo, Echoed, Error, Goodbye, Hello, Ping, Pong, Spawn, Welcome
 from stubs.wire.version import VERSION
 
 TYPE_CHECKING = False
@@ -61,6 +61,7 @@ class Agent:
         self._handlers: dict[type[Message], Handler] = {
             Hello: self._hello,
             Ping: self._ping,
+            Echo: self._echo,
             Goodbye: self._goodbye,
         }
         stream = PipeStream(read_fd, write_fd)
@@ -172,6 +173,9 @@ class Agent:
 
     def _ping(self, message: Ping, tag: int, fds: list[int]) -> None:
         self._link.reply(tag, Pong(time.time_ns()))
+
+    def _echo(self, message: Echo, tag: int, fds: list[int]) -> None:
+        self._link.reply(tag, Echoed(bytes(message.size)))
 
     def _goodbye(self, message: Goodbye, tag: int, fds: list[int]) -> None:
         self._loop.stop()

@@ -158,6 +158,22 @@ class Bulk(Message):
     token: Blob
 
 
+class Echo(Message):
+    """H→N: bytes for nothing, to measure the link. Reply: Echoed with `size` bytes."""
+
+    KIND = 0x0E
+    BULK = True
+    data: Blob
+    size: U32
+
+
+class Echoed(Message):
+    """Answers Echo."""
+
+    KIND = 0x0F
+    data: Blob
+
+
 # --- file service: N→H requests ------------------------------------------------------------
 
 
@@ -925,7 +941,7 @@ class Computed(Message):
 
 
 class Query(Message):
-    """The mlaunch command to D: a request in JSON. Reply: Answer."""
+    """The mlaunch command to D, or D→L: a request in JSON. Reply: Answer."""
 
     KIND = 0x110
     version: U32
@@ -933,7 +949,7 @@ class Query(Message):
 
 
 class Answer(Message):
-    """D to the mlaunch command: JSON."""
+    """Answers Query: JSON."""
 
     KIND = 0x111
     text: Blob

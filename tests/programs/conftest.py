@@ -11,6 +11,7 @@ from tests.cluster import Cluster, Host
 from tests.programs import harness
 from tests.programs.binaries import install_binaries
 from tests.programs.nodes import add_nodes
+from tests.programs.person import Person
 
 RUNNER = Path(__file__).with_name("runner.py").read_text()
 
@@ -54,3 +55,10 @@ def one_node(_no_leaks: None) -> Iterator[Cluster]:
 def three_nodes(_no_leaks: None) -> Iterator[Cluster]:
     """Return a home and three nodes, all with equal shares of the CPUs there are."""
     yield from _builders(3)
+
+
+@pytest.fixture
+def person(home: Host) -> Iterator[Person]:
+    somebody = Person(home)
+    yield somebody
+    somebody.close()

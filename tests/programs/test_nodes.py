@@ -4,16 +4,14 @@ Each test is somebody with a home directory of his own below alice's: keys and k
 configuration, daemon and ssh files his own.
 """
 
-import itertools
 import json
-import subprocess
-from collections.abc import Iterator
 
 import pytest
 
 from tests.cluster import Cluster, Host
 from tests.cluster.waiting import wait_until
 from tests.programs.nodes import node_entry
+from tests.programs.person import Person
 
 KEYS = {
     "name",
@@ -27,74 +25,6 @@ KEYS = {
     "guests",
     "reason",
 }
-CHECKS = ("ssh", "key", "python", "kernel", "namespaces", "/dev/fuse", "agent")
-
-_numbers = itertools.count(1)
-
-
-class Person:
-    """Somebody at home, by an own HOME."""
-
-    def __init__(self, home: Host) -> None:
-        self.home = home
-        self.folder = f"/home/alice/person-{next(_numbers)}"
-        script = f"mkdir -p {self.folder}/run; cp -r /home/alice/.ssh {self.folder}/.ssh"
-        home.run(("sh", "-ec", script), check=True)
-        self.ssh_config("")
-
-    def run(self, *argv: str, **more: str) -> subprocess.CompletedProcess[bytes]:
-        named = [f"{name}={value}" for name, value in more.items()]
-        place = (f"HOME={self.folder}", f"XDG_RUNTIME_DIR={self.folder}/run")
-        return self.home.run(("env", *place, *named, *argv), timeout=60)
-
-    def shell(self, script: str) -> bytes:
-        done = self.run("bash", "-c", script)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def write(self, path: str, text: str, mode: str = "600") -> None:
-        full = f"{self.folder}/{path}"
-        self.home.run(("mkdir", "-p", full.rpartition("/")[0]), check=True)
-        self.home.write(full, text.encode())
-        self.home.run(("chmod", mode, full), check=True)
-
-    def ssh_config(self, text: str) -> None:
-        """Write ~/.ssh/config; the key that nodes accept is where ssh looks by itself."""
-        self.write(".ssh/config", text)
-
-    def config(self, text: str) -> None:
-        self.write(".config/mlaunch/config.toml", text)
-
-    def nodes(self) -> dict[str, dict[str, object]]:
-        done = self.run("mlaunch", "nodes", "--json")
-        assert done.returncode == 0, done.stderr
-        return {node["name"]: node for node in json.loads(done.stdout)}
-
-    def refused(self, *argv: str) -> str:
-        """Run what must fail with 125; return the one line that it says."""
-        done = self.run(*argv)
-        assert (done.returncode, done.stdout) == (125, b"")
-        said = done.stderr.decode()
-        assert said.startswith("mlaunch: ")
-        assert said.count("\n") == 1
-        return said
-
-    def assert_usable(self, name: str) -> None:
-        node = self.nodes()[name]
-        assert (node["state"], node["reason"]) == ("ready", "")
-
-    def reason(self, name: str) -> str:
-        node = self.nodes()[name]
-        assert node["state"] == "unusable"
-        return str(node["reason"])
-
-
-@pytest.fixture
-def person(home: Host) -> Iterator[Person]:
-    somebody = Person(home)
-    yield somebody
-    somebody.run("mlaunch", "daemon", "stop")
-    home.run(("rm", "-rf", somebody.folder), user="root", check=True)
 
 
 def daemons(home: Host) -> set[int]:
@@ -160,30 +90,6 @@ def test_what_makes_no_sense_is_refused_in_one_line(
     person: Person, argv: tuple[str, ...], words: str
 ) -> None:
     assert words in person.refused("mlaunch", *argv)
-
-
-def test_doctor_finds_a_good_node_good(person: Person) -> None:
-    person.config(node_entry("n1") + node_entry("n2"))
-    done = person.run("mlaunch", "doctor")
-    assert done.returncode == 0, done.stdout
-    lines = [line.split()[:3] for line in done.stdout.decode().splitlines()[1:]]
-    assert lines == [[node, check, "ok"] for node in ("n1", "n2") for check in CHECKS]
-
-
-def test_doctor_stops_at_the_first_thing_that_fails_and_says_what_to_do(person: Person) -> None:
-    person.config(node_entry("n1"))
-    person.write(".ssh/known_hosts", "")
-    done = person.run("mlaunch", "doctor", "n1")
-    assert done.returncode == 1
-    (line,) = done.stdout.decode().splitlines()[1:]
-    assert line.split()[:3] == ["n1", "ssh", "FAILS"]
-    assert "to accept it: ssh n1" in line
-
-
-def test_doctor_looks_at_this_machine_when_there_is_no_node(person: Person) -> None:
-    done = person.run("mlaunch", "doctor")
-    checks = [line.split()[:3] for line in done.stdout.decode().splitlines()[1:]]
-    assert checks == [["local", check, "ok"] for check in CHECKS[2:]]
 
 
 # the daemon

@@ -16,16 +16,17 @@ ON_NODE = " ".join(on("n1")) + " "
 # tmux shows no blanks at the end of a line.
 PROMPT = r"\$"
 
+BASH = "env PS1='$ ' HISTFILE= bash --norc --noprofile"
+
 _names = itertools.count(1)
 
 
 class Screen:
     """A shell in a terminal of 24 by 80, as its user sees it."""
 
-    def __init__(self, home: Host, directory: str) -> None:
+    def __init__(self, home: Host, directory: str, shell: str = BASH) -> None:
         self._home = home
         self._tmux = ("tmux", "-L", f"screen-{next(_names)}", "-f", "/dev/null")
-        shell = "env PS1='$ ' HISTFILE= bash --norc --noprofile"
         size = ("-x", "80", "-y", "24")
         self.tmux("new-session", "-d", *size, "-c", directory, shell)
         self.wait_for(PROMPT)

@@ -63,7 +63,7 @@ def test_everything_that_can_be_configured_arrives(monkeypatch: pytest.MonkeyPat
         ('[[node]]\nname = "a"\nhost = "-oProxyCommand=x"\n', 3, "is no host"),
         ('[[node]]\nname = "a"\n[[node]]\nname = "a"\n', 4, "there is a node a already"),
         ('[[node]]\nname = "a"\ncolour = "red"\n', 3, "node.colour: unknown key; known are name"),
-        ('\n[nodes]\nname = "a"\n', 2, "nodes: unknown key; known are node"),
+        ('\n[nodes]\nname = "a"\n', 2, "nodes: unknown key; did you mean node?"),
         ('node = "n1"\n', 1, "node: must be an array of tables"),
         ('[node]\nname = "n1"\n', 1, "must be an array of tables"),
         ("export = 3\n", 1, "export: must be a table"),
@@ -73,7 +73,7 @@ def test_everything_that_can_be_configured_arrives(monkeypatch: pytest.MonkeyPat
         ("[placement]\nhome_bias = false\n", 2, "placement.home_bias: must be a number"),
         ("[daemon]\nidle_minutes = -1\n", 2, "daemon.idle_minutes: must be at least 0"),
         ("[daemon]\nidle_minutes = nan\n", 2, "daemon.idle_minutes: must be at least 0"),
-        ("[daemon]\nidle = 3\n", 2, "daemon.idle: unknown key; known are idle_minutes"),
+        ("[daemon]\nidle = 3\n", 2, "daemon.idle: unknown key; did you mean idle_minutes?"),
     ],
 )
 def test_an_error_names_file_line_and_key(text: str, line: int, words: str) -> None:
@@ -134,7 +134,7 @@ def test_a_node_that_is_there_or_is_not_there_is_said(tmp_path: Path) -> None:
         config.add_node(path, Node("n1", "other"))
     with pytest.raises(LaunchError, match="no node n2") as caught:
         config.remove_node(path, "n2")
-    assert caught.value.hint == "known are: n1"
+    assert caught.value.hint == "did you mean n1?"
 
 
 def test_an_edit_that_would_change_more_is_refused(tmp_path: Path) -> None:

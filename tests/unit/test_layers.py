@@ -1,6 +1,7 @@
 """Who may import whom, and that every module says what it is."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,3 +121,10 @@ def test_a_breach_is_found(module: str, source: str) -> None:
 def test_what_is_allowed_is_not_a_breach() -> None:
     assert violations("stubs.home.run.deputy", "import os\nfrom stubs.abi import libc") == []
     assert violations("mlaunch.ssh", "import paramiko") == []
+
+
+def test_who_completes_a_word_loads_nothing_that_is_slow() -> None:
+    code = f"import sys; sys.path[:0] = [{str(ROOT)!r}]; import mlaunch.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.decode().split()}
+    assert loaded & {"rich", "paramiko", "psutil", "asyncio", "dill"} == set()
