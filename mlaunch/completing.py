@@ -67,3 +67,11 @@ def programs(context: click.Context, parameter: click.Parameter, word: str) -> l
         return []  # nothing is known so far
     names = {os.path.basename(str(exe)) for (exe,) in rows}
     return sorted(name for name in names if name.startswith(word))
+
+
+def pids_and_programs(
+    context: click.Context, parameter: click.Parameter, word: str
+) -> list[CompletionItem[str]]:
+    """Return both."""
+    named = [CompletionItem(name) for name in programs(context, parameter, word)]
+    return pids(context, parameter, word) + named

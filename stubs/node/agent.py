@@ -30,6 +30,7 @@ from stubs.wire.version import VERSION
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stubs.link.endpoint import Handler
+    from stubs.node.capsule.processes import Process
     from stubs.node.guests import Guests
     from stubs.node.streams.streams import Streams
     from stubs.node.view.view import View
@@ -121,6 +122,7 @@ class Agent:
     def _serve(self, fuse: int, hello: Hello) -> None:
         from stubs.node.guests import Guests
         from stubs.node.streams.streams import Streams
+        from stubs.node.usage import Meter
         from stubs.node.view.view import View
 
         view = View(
@@ -137,8 +139,9 @@ class Agent:
         self._view = view
         self._streams = Streams(self._loop, self._link, view)
         self._guests = Guests(self._loop, self._link, view, self._streams, self._capsule)
-        for handlers in (view.handlers(), self._streams.handlers(), self._guests.handlers()):
-            self._handlers.update(handlers)
+        meter = Meter(self._link, self._capsule, self._guests, view.traffic)
+        for part in (view, self._streams, self._guests, meter):
+            self._handlers.update(part.handlers())
 
     def _ready(self, tag: int, problem: str) -> None:
         from stubs.node.probe import usable_cpus
@@ -167,7 +170,7 @@ class Agent:
             ),
         )
         # Home is about to choose a node: it must not take one for idle that it knows nothing of.
-        self._link.post(self._probe.load(0, -1))
+        self._link.post(self._probe.load(0))
         if not self._probe.speed:
             self._loop.call_later(SPEED_SECONDS, self._measure_speed)
 
@@ -209,8 +212,11 @@ class Agent:
             self._rpc.close(f"nothing from home for {SILENCE_SECONDS:.0f} s")
             return
         if self._greeted:
-            guests = self._guests.count if self._guests is not None else 0
-            self._link.post(self._probe.load(guests, self._capsule.proc))
+            self._capsule.census(self._tell_load)
+
+    def _tell_load(self, processes: list[Process]) -> None:
+        guests = self._guests.count if self._guests is not None else 0
+        self._link.post(self._probe.load(guests, processes))
 
     def _measure_speed(self) -> None:
         """Measure in a child, since the loop must not stand still."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Descriptor,
         Entry,
         U64s,
+        Usage,
     )
 
 # Attr.flags
@@ -778,6 +779,21 @@ class Family(Message):
     body: U32
 
 
+class Measure(Message):
+    """H→N, D→L: what do the bodies use? Asked only while somebody watches. Reply: Measured."""
+
+    KIND = 0x8C
+
+
+class Measured(Message):
+    """What each body there uses; bytes that the link has carried since it was made (N: 0)."""
+
+    KIND = 0x8D
+    bytes_to_node: U64
+    bytes_to_home: U64
+    usages: list[Usage]
+
+
 # --- streams: between the pipes of home and those on the node ------------------------------------
 
 
@@ -897,7 +913,8 @@ class Ended(Message):
 
     Times in us, memory in KiB; `own_us` of `cpu_us` is not of children; `children` that it started,
     directly or not, and `peak` of them at once (0 for a body, whose children home does not see);
-    the rest as in Exited.
+    the rest as in Exited. With a `reason` it did not run to its end where it was sent, and all
+    numbers are 0: it goes on at home, or (`away` 1) is lost with its node.
     """
 
     KIND = 0x105
@@ -912,6 +929,7 @@ class Ended(Message):
     round_trips: U32
     bytes_to_node: U64
     bytes_to_home: U64
+    reason: Blob
 
 
 class Nested(Message):
@@ -1046,6 +1064,23 @@ class Foreground(Message):
 
     KIND = 0x146
     pgrp: U32
+
+
+class Census(Message):
+    """A→C: every process of the capsule. Reply: Counted.
+
+    The agent must not look itself: /proc/PID/stat of a program that is being exec'ed waits for the
+    end of that, and the exec for the agent, which has to answer the FLUSH of what it closes.
+    """
+
+    KIND = 0x147
+
+
+class Counted(Message):
+    """C→A: the processes, as numbers: see stubs.node.capsule.processes."""
+
+    KIND = 0x148
+    processes: U64s
 
 
 class Find(Message):

@@ -1,6 +1,8 @@
 """The processes of the capsule, as /proc shows them to one of them: who descends from whom.
 
-Only /proc/PID/stat is read: cmdline and environ could make the reader wait for the home view.
+Only /proc/PID/stat is read: cmdline and environ could make the reader wait for the home view. Even
+stat waits while its process is within execve(2), and that may wait for the view (FLUSH of what is
+closed on exec): so the agent, who serves the view, never reads it, but asks pid 1 (Census).
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
     class Process(NamedTuple):
         """One process; `ticks` is its CPU time and that of children it has waited for.
 
-        `exiting`: it has left its program for good, though it may wait, as to close a file.
+        `exiting`: it has left its program for good, though it may wait, as to close a file. `rss`
+        in pages.
         """
 
         pid: int
@@ -23,10 +26,12 @@ if TYPE_CHECKING:
         ticks: int
         state: bytes
         exiting: bool
+        threads: int
+        rss: int
 else:
     from collections import namedtuple
 
-    Process = namedtuple("Process", "pid ppid pgrp ticks state exiting")
+    Process = namedtuple("Process", "pid ppid pgrp ticks state exiting threads rss")
 
 _PF_EXITING = 0x4  # include/linux/sched.h
 
@@ -51,7 +56,8 @@ def read_process(pid: int, proc: int | None = None) -> Process | None:
     fields = data[data.rindex(b")") + 2 :].split()
     ticks = sum(map(int, fields[11:15]))
     exiting = bool(int(fields[6]) & _PF_EXITING)
-    return Process(pid, int(fields[1]), int(fields[2]), ticks, fields[0], exiting)
+    threads, rss = int(fields[17]), int(fields[21])
+    return Process(pid, int(fields[1]), int(fields[2]), ticks, fields[0], exiting, threads, rss)
 
 
 def all_processes(proc: int | None = None) -> list[Process]:
@@ -59,6 +65,25 @@ def all_processes(proc: int | None = None) -> list[Process]:
     names = os.listdir("/proc" if proc is None else proc)
     found = [read_process(int(name), proc) for name in names if name.isdigit()]
     return [process for process in found if process is not None]
+
+
+def to_numbers(processes: list[Process]) -> list[int]:
+    """Return them as Counted carries them; `from_numbers` is the way back."""
+    found: list[int] = []
+    for each in processes:
+        found += (each.pid, each.ppid, each.pgrp, each.ticks)
+        found += (each.state[0], int(each.exiting), each.threads, each.rss)
+    return found
+
+
+def from_numbers(numbers: list[int]) -> list[Process]:
+    """Return the processes that `to_numbers` was given."""
+    width = len(Process._fields)
+    rows = (numbers[at : at + width] for at in range(0, len(numbers), width))
+    return [
+        Process(pid, ppid, pgrp, ticks, bytes((state,)), bool(exiting), threads, rss)
+        for pid, ppid, pgrp, ticks, state, exiting, threads, rss in rows
+    ]
 
 
 def descendants(root: int) -> list[Process]:
