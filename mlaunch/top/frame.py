@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlaunch.top import styles, table
 from mlaunch.top.lines import Line, fit, line
@@ -23,8 +23,12 @@ _KEYS = (
     *(("F1", "Help"), ("F4", "Filter"), ("F5", "Tree"), ("F6", "Sort")),
     *(("F9", "Signal"), ("f", "Freeze"), ("Enter", "Details"), ("F10", "Quit")),
 )
+_PAGE_KEYS = (("Up", "Down"), ("PgUp", "PgDn"), ("Esc", "Back"))
 _LEAST_TABLE = 6  # lines, with its heading
 _MOST_EVENTS = 8
+
+# How long a node that is lost is to be seen among the events of a build.
+NOTABLE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ def title(model: Model, width: int) -> Line:
     parts = line((f" mlaunch top  {clock}", styles.TITLE))
     if not model.problem:
         ready = sum(node.state == "ready" for node in model.nodes)
-        of = _some(len(model.nodes), "node")
+        of = _some(sum(node.state != "home" for node in model.nodes), "node")
         words = [f"{ready} of {of} ready", _some(len(model.children), "child", "children")]
         words.append(_some(len(model.mruns), "mrun"))
         text = ", ".join(words)
@@ -127,21 +131,32 @@ def totals(model: Model, width: int) -> Line:
     return fit(parts, width)
 
 
+def last_events(model: Model, count: int) -> list[dict[str, Any]]:
+    """Return the last events in order; what is rare is not swept away at once by the rest."""
+    rare = [event for event in model.notable if event["at"] > model.at - NOTABLE_S]
+    chosen = {event["seq"]: event for event in rare[-((count + 1) // 2) :]}
+    for event in reversed(model.events):
+        if len(chosen) == count:
+            break
+        chosen[event["seq"]] = event
+    return [chosen[seq] for seq in sorted(chosen)]
+
+
 def event_lines(model: Model, width: int, height: int) -> list[Line]:
     """Return a heading and the last events, the newest at the bottom."""
     if height < 2:
         return []
-    events = list(model.events)[-(height - 1) :]
+    events = last_events(model, height - 1)
     lines = [fit(line((" EVENTS", styles.HEADING)), width, styles.HEADING)]
     lines += [fit(event_line(event), width) for event in events]
     return [*lines, *[fit([], width)] * (height - len(lines))]
 
 
-def key_bar(order: Order, width: int) -> Line:
+def key_bar(order: Order, width: int, page: bool = False) -> Line:
     """Return the last line when nothing is asked: keys, and the filter if there is one."""
     parts: Line = []
-    if order.filter:
+    if order.filter and not page:
         parts += line((f" only: {order.filter} ", styles.TITLE))
-    for key, label in _KEYS:
+    for key, label in _PAGE_KEYS if page else _KEYS:
         parts += line((key, styles.KEY), (f"{label} ", styles.LABEL))
     return fit(parts, width, styles.LABEL)

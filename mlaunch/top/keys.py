@@ -15,7 +15,7 @@ ESCAPE_S = 0.05
 
 # ECMA-48: CSI, parameters, intermediates, a final byte; or SS3 and one byte. The Linux console
 # sends its first five function keys as "[[A" to "[[E".
-_SEQUENCE = re.compile(r"\x1b(?:\[\[[A-E]|\[[0-?]*[ -/]*[@-~]|O[ -~])")
+_SEQUENCE = re.compile(r"\x1b(?:\[\[[A-E]|\[[0-?]*[ -/]*[@-Z\\-~]|O[ -~])")
 _UNFINISHED = re.compile(r"\x1b(?:\[\[?[0-?]*[ -/]*|O)?\Z")
 
 _FINAL = {"A": "Up", "B": "Down", "C": "Right", "D": "Left", "H": "Home", "F": "End"}
@@ -89,4 +89,6 @@ def _named(sequence: str) -> str:
     if final == "~":
         first = sequence[2:-1].split(";")[0]
         return _NUMBERED.get(int(first), "") if first.isdigit() else ""
-    return _FINAL.get(final) or _FUNCTION.get(final, "")
+    # ESC [ 24 ; 80 R is no F3: it says where the cursor is.
+    modified = sequence[2:-1].startswith("1;") or not sequence[2:-1]
+    return _FINAL.get(final) or (_FUNCTION.get(final, "") if modified else "")

@@ -19,8 +19,16 @@ if TYPE_CHECKING:
 # Nodes report about once a second: over less, a rate would jump between nothing and double.
 WINDOW_S = 2.0
 
-# Events that can be scrolled back to in the details of a child.
+# Events kept: of all kinds, and of those that do not happen with every child.
 MOST_EVENTS = 500
+MOST_NOTABLE = 50
+_COMMON = frozenset({"placed", "stayed", "ended"})
+
+# What proc(5) calls the states of a process, in words.
+_STATES = {
+    "R": "running", "S": "sleeping", "D": "waiting", "T": "stopped", "t": "traced",
+    "Z": "ended", "X": "ended", "I": "idle", "-": "starting",
+}  # fmt: skip
 
 
 class Rate:
@@ -74,6 +82,9 @@ class Mrun:
 
     pid: int
     command: str
+    state: str
+    cpu_s: float | None  # of what it was started for
+    rss_bytes: int | None
     age_s: float
     bodies: int
     at_home: int
@@ -81,7 +92,7 @@ class Mrun:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node; CPUs are numbers of CPUs, traffic is bytes per second."""
+    """A node, or home; CPUs are numbers of CPUs, traffic is bytes per second."""
 
     name: str
     host: str
@@ -114,6 +125,7 @@ class Model:
         self.mruns: dict[int, Mrun] = {}
         self.totals: dict[str, Any] = {}
         self.events: deque[dict[str, Any]] = deque(maxlen=MOST_EVENTS)
+        self.notable: deque[dict[str, Any]] = deque(maxlen=MOST_NOTABLE)
         self.last_event = 0
         self.decisions_per_s: float | None = None
         self._decisions = Rate()
@@ -136,6 +148,8 @@ class Model:
         self._decisions.take(self.at, daemon["decisions"])
         self.decisions_per_s = self._decisions.per_s
         self._take_nodes(answer["nodes"])
+        bodies_at_home = sum(told["at_home"] for told in answer["mruns"])
+        self.nodes.insert(0, _home(answer["home"], bodies_at_home))
         self._take_bodies(answer["bodies"])
         self.mruns = {told["pid"]: self._mrun(told) for told in answer["mruns"]}
         self.totals = answer["totals"]
@@ -185,7 +199,7 @@ class Model:
             ppid=told["ppid"],
             mrun=told["mrun"],
             node=printable(told["node"]),
-            state=printable(told["state"]),
+            state=_state(told),
             command=_command(told["argv"]),
             cpu_percent=percent,
             cpu_s=told["cpu_s"],
@@ -199,20 +213,35 @@ class Model:
 
     def _mrun(self, told: dict[str, Any]) -> Mrun:
         age = max(0.0, self.at - told["started"])
-        bodies, at_home = _many(told["bodies"]), _many(told["at_home"])
-        return Mrun(told["pid"], _command(told["argv"]), age, bodies, at_home)
+        return Mrun(
+            pid=told["pid"],
+            command=_command(told["argv"]),
+            state=_state(told),
+            cpu_s=told["cpu_s"],
+            rss_bytes=told["rss_bytes"],
+            age_s=age,
+            bodies=told["bodies"],
+            at_home=told["at_home"],
+        )
 
     def _take_events(self, events: list[dict[str, Any]]) -> None:
         for told in events:
             if told["seq"] > self.last_event:
                 words = {key: printable(told[key] or "") for key in ("kind", "node", "text")}
                 argv0 = printable((told["argv0"] or "").rpartition("/")[2])
-                self.events.append({**told, **words, "argv0": argv0})
+                event = {**told, **words, "argv0": argv0}
+                self.events.append(event)
+                if event["kind"] not in _COMMON:
+                    self.notable.append(event)
 
 
 def _many(value: int | list[Any] | None) -> int:
     """Return a count of which perhaps the things themselves are told."""
     return len(value) if isinstance(value, list) else value or 0
+
+
+def _state(told: dict[str, Any]) -> str:
+    return _STATES.get(told["state"]) or printable(told["state"])
 
 
 def _command(argv: Iterable[str]) -> str:
@@ -221,6 +250,25 @@ def _command(argv: Iterable[str]) -> str:
     if words:
         words[0] = words[0].rpartition("/")[2] or words[0]
     return " ".join(words)
+
+
+def _home(told: dict[str, Any], guests: int) -> Node:
+    """Return home as a node: its guests are the programs under mrun that stay."""
+    return Node(
+        name="home",
+        host="",
+        state="home",
+        problem="",
+        cpus=told["cpus"],
+        guests_cpus=min(told["cpus"], told["guests_cpu"]),
+        others_cpus=max(0.0, told["cpus"] - told["idle_cpus"] - told["guests_cpu"]),
+        memory_bytes=told["memory_available_bytes"],
+        rtt_ms=None,
+        to_node=None,
+        to_home=None,
+        guests=guests,
+        owner_active=False,
+    )
 
 
 def _node(told: dict[str, Any], to_node: Rate, to_home: Rate) -> Node:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mlaunch.top import styles
 from mlaunch.top.lines import Line, cells, fit, line
-from mlaunch.top.quantities import number, rate, size
+from mlaunch.top.quantities import rate, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 # The last ones go first when the terminal is narrow.
 _COLUMNS: tuple[Column, ...] = (
     ("GUESTS", 6, lambda node: str(node.guests)),
-    ("FREE", 5, lambda node: size(node.memory_bytes)),
-    ("RTT", 8, lambda node: "" if node.rtt_ms is None else f"{number(node.rtt_ms, 1)} ms"),
+    ("FREE", 4, lambda node: size(node.memory_bytes)),
+    ("RTT", 6, lambda node: _milliseconds(node.rtt_ms)),
     ("TO NODE", 7, lambda node: rate(node.to_node)),
     ("TO HOME", 7, lambda node: rate(node.to_home)),
     ("OWNER", 6, lambda node: "active" if node.owner_active else ""),
 )
 _STATE_WIDTH = 10
-_CPUS_WIDTH = 5
-_PERCENT_WIDTH = 5
-_LEAST_BAR, _MOST_BAR = 12, 40
+_CPUS_WIDTH = 4
+_PERCENT_WIDTH = 4
+_LEAST_BAR, _MOST_BAR = 10, 40
+_LEGEND = "LOAD (# guests | others)"
 _LONGEST_NAME = 14
 
 
@@ -58,14 +59,19 @@ def node_lines(nodes: list[Node], width: int, height: int) -> list[Line]:
 
 
 def _heading(name_width: int, bar: int, columns: list[Column], width: int) -> Line:
+    load = bar + _PERCENT_WIDTH
     words = [
         cells("NODE", name_width),
         cells("STATE", _STATE_WIDTH),
         cells("CPUS", _CPUS_WIDTH, right=True),
-        cells("LOAD (# guests | others)", bar + _PERCENT_WIDTH),
+        cells(_LEGEND if load >= len(_LEGEND) else "LOAD", load),
         *(cells(title, wide, right=True) for title, wide, _ in columns),
     ]
     return fit(line((" ".join(words), styles.HEADING)), width, styles.HEADING)
+
+
+def _milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.{1 if value < 99.95 else 0}f}ms"
 
 
 def _node(node: Node, name_width: int, bar: int, columns: list[Column], width: int) -> Line:

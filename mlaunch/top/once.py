@@ -35,11 +35,12 @@ def print_frame(delay_s: float) -> None:
             break
         model.take(answer)
     width = shutil.get_terminal_size((_WIDTH, 0)).columns
-    for item in _whole_frame(model, width):
+    for item in whole_frame(model, width):
         print(plain(item))
 
 
-def _whole_frame(model: Model, width: int) -> list[Line]:
+def whole_frame(model: Model, width: int) -> list[Line]:
+    """Return all lines of a frame that is as long as it has to be."""
     if model.problem:
         return problem_frame(model, width, 4)
     order = Order()

@@ -23,7 +23,7 @@ _HELP = (
     ("Enter", "details of the child"),
     ("F9 k", "send a signal to it (its deputy hands it on)"),
     ("f", "freeze it, or let a frozen one go on"),
-    ("F8 m", "migrate it"),
+    ("F8 m", "migrate it (not available yet)"),
     ("F1 ? h", "this help"),
     ("F10 q Ctrl-C", "quit"),
 )
@@ -36,7 +36,13 @@ _LEGEND = (
     ("LOAD", "CPUs of the node at work: # for our guests, | for others"),
     ("OWNER", "active: somebody types at the node"),
 )
-_EVENTS = {"lost": styles.BAD, "refused": styles.WARNING, "restarted": styles.WARNING}
+_EVENTS = {
+    "lost": styles.BAD,
+    "node lost": styles.BAD,
+    "node up": styles.GOOD,
+    "refused": styles.WARNING,
+    "restarted": styles.WARNING,
+}
 _INDENT = 14
 
 
@@ -60,7 +66,8 @@ def detail_lines(model: Model, child: Child, ended: bool, width: int) -> list[Li
         found.append(line((f"{name:<{_INDENT}}", styles.TITLE), pieces[0]))
         found += [line(" " * _INDENT, piece) for piece in pieces[1:]]
     found += [line(), line(("Events", styles.TITLE))]
-    own = [event for event in model.events if event["pid"] == child.pid]
+    events = {event["seq"]: event for event in (*model.notable, *model.events)}
+    own = [event for event in events.values() if event["pid"] == child.pid]
     found += [event_line(event) for event in own] or [line(("  none", styles.QUIET))]
     return [fit(item, width) for item in found]
 

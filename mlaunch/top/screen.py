@@ -93,7 +93,7 @@ class Screen:
             return self._prompt.line(width)
         if self._message and time.monotonic() < self._message_until:
             return fit(line((f" {self._message}", styles.WARNING)), width)
-        return frame.key_bar(self.order, width)
+        return frame.key_bar(self.order, width, self._help or self._details is not None)
 
     def _say(self, message: str) -> None:
         self._message, self._message_until = message, time.monotonic() + MESSAGE_S

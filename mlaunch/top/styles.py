@@ -20,6 +20,7 @@ LABEL = Style(color="cyan", reverse=True)
 STATES = {
     "ready": GOOD,
     "running": GOOD,
+    "home": GOOD,
     "connecting": WARNING,
     "starting": WARNING,
     "stopped": WARNING,

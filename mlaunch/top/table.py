@@ -115,10 +115,12 @@ def _mrun_line(row: Row, layout: Layout, selected: bool) -> Line:
     """Return the line of an mrun in the tree: its age and what it has under it."""
     assert row.mrun is not None
     parts: Line = []
-    texts = {"pid": str(row.pid), "node": "home", "state": "mrun", "age": span(row.mrun.age_s)}
+    mrun = row.mrun
+    texts = {"pid": str(row.pid), "node": "home", "state": mrun.state, "time": span(mrun.cpu_s)}
+    texts |= {"mem": size(mrun.rss_bytes), "age": span(mrun.age_s)}
     for item in layout.columns:
         parts += line(cells(texts.get(item.name, ""), item.width, item.right) + " ")
-    words = f"{row.mrun.command} ({row.mrun.bodies} away, {row.mrun.at_home} at home)"
+    words = f"mrun {mrun.command} ({mrun.bodies} away, {mrun.at_home} at home)"
     wide = layout.command + (layout.why + 1 if layout.why else 0)
     return _finished([*parts, *line((cells(words, wide), styles.TITLE))], layout, selected)
 

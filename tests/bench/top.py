@@ -49,11 +49,19 @@ def answer(turn: int, since: int, nodes: int = NODES, bodies: int = BODIES) -> d
             "decisions": turn * 40,
             "started": started,
         },
+        "home": {"cpus": 2.0, "idle_cpus": 0.5, "memory_available_bytes": 4 << 30}
+        | {"guests_cpu": 0.7},
         "nodes": [_node(f"n{number}", number, turn) for number in range(nodes)],
         "bodies": [_body(number, nodes, turn, now) for number in range(bodies)],
         "mruns": [
             {"pid": 4100 + number, "argv": ["make", f"-j{number}"], "started": started}
-            | {"bodies": bodies // 2, "at_home": 3}
+            | {
+                "bodies": bodies // 2,
+                "at_home": 3,
+                "state": "S",
+                "cpu_s": 0.5,
+                "rss_bytes": 4 << 20,
+            }
             for number in (4, 8)
         ],
         "totals": {
@@ -103,7 +111,7 @@ def _body(number: int, nodes: int, turn: int, now: float) -> dict[str, Any]:
         "argv": [*COMMAND.split(), f"drivers/net/file{number}.c"],
         "exe": "/usr/lib/gcc/x86_64-linux-gnu/12/cc1",
         "node": f"n{number % nodes}",
-        "state": "stopped" if number == 7 else "running",
+        "state": "T" if number == 7 else "R",
         "started": now - 30 - number,
         "cpu_s": turn * (0.3 + number / 200),
         "rss_bytes": (90 << 20) + (turn << 16),
@@ -112,7 +120,7 @@ def _body(number: int, nodes: int, turn: int, now: float) -> dict[str, Any]:
         "bytes_to_node": turn << 12,
         "bytes_to_home": turn << 10,
         "restarts": 0,
-        "migrations": [],
+        "migrations": 0,
         "why": "n1: a free slot, has the files, farther than n2",
         "mrun": 4100 + (4 if number % 2 else 8),
         "measured_at": now,
