@@ -250,7 +250,7 @@ class Departing:
 
     def _give_up(self, departure: Departure, reason: str) -> None:
         """Note that a node was chosen in vain."""
-        self._placements.ended_at_home(departure.task, 0.0, 0)
+        self._placements.given_up(departure.task, reason)
         self._stay(departure, reason)
 
     def _started(self, departure: Departure, connection: Connection, reply: Message) -> None:
@@ -325,6 +325,7 @@ class Departing:
         else:
             for receipt in self._receipts(task):
                 receipt.add_lost(task.pid, argv, node, body.wall_s, why)
+            self._placements.lost(body)
         if task.parent is not None:
             self._complain(body)
         body.end_deputy()
