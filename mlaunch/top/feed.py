@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stubs.link import runtime
 from stubs.link.endpoint import Endpoint
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from stubs.wire.codec import Message
 
 NO_DAEMON = "the home daemon does not run: no program is away; the next mrun starts it"
+
+# Of a command line, words that a row may have room for: a compiler's may have hundreds.
+WORDS = 40
 
 # After which a daemon that does not answer is called so.
 SILENCE_S = 3.0
@@ -77,8 +80,21 @@ class Feed:
     def _ask(self) -> None:
         assert self._daemon is not None
         self._asked_at = time.monotonic()
-        question = {"do": "observe", "events_since": self._model.last_event}
+        question = {"do": "observe", "events_since": self._model.last_event, "words": WORDS}
         self._daemon.request(Query(VERSION, json.dumps(question).encode()), self._answered)
+
+    def explain(self, pid: int, then: Callable[[dict[str, Any]], None]) -> None:
+        """Ask why a program runs where it does; call `then` with the answer if there is one."""
+        if self._daemon is None:
+            return
+
+        def answered(message: Message) -> None:
+            answer = json.loads(message.text) if isinstance(message, Answer) else {"error": ""}
+            if "error" not in answer:
+                then(answer)
+
+        question = {"do": "why", "pid": pid}
+        self._daemon.request(Query(VERSION, json.dumps(question).encode()), answered)
 
     def _answered(self, message: Message) -> None:
         self._asked_at = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlaunch.top.feed import Feed
 from mlaunch.top.keys import ESCAPE_S, Keys
@@ -21,6 +21,8 @@ from stubs.abi.signalfd import read_signals, signalfd
 from stubs.link.loop import READ, Loop
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stubs.link.loop import Timer
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -37,7 +39,8 @@ class Live:
         self._keys = Keys()
         self._escape: Timer | None = None
         self._model = Model()
-        self._screen = Screen(self._model, self._loop.stop)
+        self._feed: Feed | None = None
+        self._screen = Screen(self._model, self._loop.stop, self._explain)
         self._ended_by = 0
         self._delay_s = delay_s
 
@@ -49,9 +52,9 @@ class Live:
             self._loop.watch(signals, READ, lambda _: self._take_signals(signals))
             with self._terminal:
                 self._loop.watch(self._terminal.source, READ, lambda _: self._read_keys())
-                feed = Feed(self._loop, self._model, self._delay_s, self._refresh)
+                self._feed = Feed(self._loop, self._model, self._delay_s, self._refresh)
                 self._loop.run()
-                feed.close()
+                self._feed.close()
         finally:
             self._loop.close()
             os.close(signals)
@@ -62,6 +65,10 @@ class Live:
     def _refresh(self) -> None:
         self._screen.refresh()
         self._loop.at_turn_end(self._paint)
+
+    def _explain(self, pid: int, then: Callable[[dict[str, Any]], None]) -> None:
+        if self._feed is not None:
+            self._feed.explain(pid, then)
 
     def _paint(self) -> None:
         try:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mlaunch import client
-from mlaunch.top.feed import NO_DAEMON
+from mlaunch.top.feed import NO_DAEMON, WORDS
 from mlaunch.top.frame import event_lines, problem_frame, title, totals
 from mlaunch.top.lines import plain
 from mlaunch.top.model import Model
@@ -29,7 +29,8 @@ def print_frame(delay_s: float) -> None:
     for turn in range(2):
         if turn and not model.problem:
             time.sleep(delay_s)
-        answer = client.ask_if_running({"do": "observe", "events_since": model.last_event})
+        question = {"do": "observe", "events_since": model.last_event, "words": WORDS}
+        answer = client.ask_if_running(question)
         if answer is None:
             model.lose(NO_DAEMON)
             break

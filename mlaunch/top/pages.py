@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from mlaunch.commands.why import process_lines
 from mlaunch.top import styles
 from mlaunch.top.lines import Line, fit, fold, line
 from mlaunch.top.quantities import number, printable, size, span
@@ -55,16 +56,25 @@ def help_lines(width: int) -> list[Line]:
     return [fit(item, width) for item in found]
 
 
-def detail_lines(model: Model, child: Child, ended: bool, width: int) -> list[Line]:
-    """Return all that is known of a child; of one that has ended, what was known last."""
-    told = child.told
+def detail_lines(
+    model: Model, child: Child, why: dict[str, Any] | None, ended: bool, width: int
+) -> list[Line]:
+    """Return all that is known of a child; of one that has ended, what was known last.
+
+    `why` is the daemon's answer to the question "why", once it is there.
+    """
     state = "has ended" if ended else child.state
     style = styles.QUIET if ended else styles.STATES.get(state, styles.TITLE)
     found = [line((f"{child.pid} on {child.node} ", styles.TITLE), (state, style)), line()]
-    for name, text in _facts(model, child, told):
+    for name, text in _facts(model, child, why["argv"] if why else child.told["argv"]):
         pieces = fold(printable(text), max(8, width - _INDENT))
         found.append(line((f"{name:<{_INDENT}}", styles.TITLE), pieces[0]))
         found += [line(" " * _INDENT, piece) for piece in pieces[1:]]
+    if why is not None:
+        # Its first two lines say what stands above already.
+        words = process_lines(why)[2:]
+        found += [line(), line(("The decision", styles.TITLE))]
+        found += [line(" " + part) for text in words for part in fold(text, max(8, width - 1))]
     found += [line(), line(("Events", styles.TITLE))]
     events = {event["seq"]: event for event in (*model.notable, *model.events)}
     own = [event for event in events.values() if event["pid"] == child.pid]
@@ -72,14 +82,15 @@ def detail_lines(model: Model, child: Child, ended: bool, width: int) -> list[Li
     return [fit(item, width) for item in found]
 
 
-def _facts(model: Model, child: Child, told: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(model: Model, child: Child, argv: list[str]) -> list[tuple[str, str]]:
+    told = child.told
     clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told["started"]))
     mrun = model.mruns.get(child.mrun)
     of_mrun = f"mrun {child.mrun}" + (f" ({mrun.command})" if mrun else "")
     now = f", {number(child.cpu_percent, 1)} % of a CPU now" if child.cpu_percent else ""
     processes = told["processes"] or 1
     return [
-        ("command", " ".join(told["argv"])),
+        ("command", " ".join(argv)),
         ("program", told["exe"] or "not known"),
         ("why there", child.why or "not known"),
         ("started", f"{clock}, {span(child.age_s)} ago"),

@@ -7,7 +7,7 @@ the user saw. Before a key has chosen one, the first row is.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlaunch.top import frame, pages, styles
 from mlaunch.top.lines import Line, fit, line
@@ -27,10 +27,21 @@ _SHIFT = 8  # cells that a Left or Right moves the commands
 class Screen:
     """The state between keys and frames."""
 
-    def __init__(self, model: Model, quit: Callable[[], None]) -> None:
-        """Show `model`; `quit` is called when the user has had enough."""
+    def __init__(
+        self,
+        model: Model,
+        quit: Callable[[], None],
+        explain: Callable[[int, Callable[[dict[str, Any]], None]], None],
+    ) -> None:
+        """Show `model`; `quit` is called when the user has had enough.
+
+        `explain` asks the daemon why the program of a pid runs where it does, and calls with the
+        answer when it comes.
+        """
         self._model = model
         self._quit = quit
+        self._explain = explain
+        self._why: dict[str, Any] | None = None  # of the child whose details are shown
         self.order = Order()
         self._chosen: int | None = None  # a pid
         self._place = 0  # of the chosen row, when it was last seen
@@ -82,7 +93,7 @@ class Screen:
             title, body = " HELP (q: back)", pages.help_lines(width)
         else:
             ended = self._model.children.get(self._details.pid) is not self._details
-            body = pages.detail_lines(self._model, self._details, ended, width)
+            body = pages.detail_lines(self._model, self._details, self._why, ended, width)
             title = " DETAILS (q: back)"
         self._page_rows = max(1, height - 2)
         self._offset = max(0, min(self._offset, len(body) - self._page_rows))
@@ -173,7 +184,12 @@ class Screen:
         elif row.child is None:
             self._say(f"{row.pid} is an mrun: details are of its children")
         else:
-            self._details, self._offset = row.child, 0
+            self._details, self._offset, self._why = row.child, 0, None
+            self._explain(row.pid, self._take_why)
+
+    def _take_why(self, answer: dict[str, Any]) -> None:
+        if self._details is not None and answer["pid"] == self._details.pid:
+            self._why = answer
 
     def _target(self) -> Row | None:
         """Return the row that an action is about."""

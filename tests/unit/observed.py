@@ -1,6 +1,7 @@
-"""Answers of a home daemon to the question "observe", as it gave them during a build.
+"""What a home daemon has answered while `mrun make` had xz at work on two nodes.
 
-observed.json holds successive ones: `mrun make -j4` on two nodes, half a second between them.
+observed.json holds successive answers to the question "observe", half a second between them, and
+one to the question "why", of a body that runs.
 """
 
 import copy
@@ -15,7 +16,13 @@ _TOLD = json.loads(Path(__file__).with_name("observed.json").read_text())
 
 def answers() -> list[dict[str, Any]]:
     """Return the answers, for the caller to change."""
-    found: list[dict[str, Any]] = copy.deepcopy(_TOLD)
+    found: list[dict[str, Any]] = copy.deepcopy(_TOLD["answers"])
+    return found
+
+
+def why() -> dict[str, Any]:
+    """Return why one of the bodies runs where it does."""
+    found: dict[str, Any] = copy.deepcopy(_TOLD["why"])
     return found
 
 

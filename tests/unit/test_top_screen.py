@@ -4,6 +4,7 @@ import os
 import re
 import select
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from mlaunch.top.model import Model
 from mlaunch.top.once import whole_frame
 from mlaunch.top.screen import Screen
 from mlaunch.top.terminal import Terminal
-from tests.unit.observed import answers, model
+from tests.unit.observed import answers, model, why
 
 SIZES = [(80, 24), (200, 50), (79, 10), (40, 12), (20, 5), (10, 3), (3, 2), (1, 1), (500, 200)]
 
@@ -26,7 +27,11 @@ class Shown:
     def __init__(self, known: Model) -> None:
         self.model = known
         self.left: list[bool] = []
-        self.screen = Screen(known, lambda: self.left.append(True))
+        self.screen = Screen(known, lambda: self.left.append(True), self.explain)
+
+    def explain(self, pid: int, then: Callable[[dict[str, Any]], None]) -> None:
+        told = next(body for body in answers()[-1]["bodies"] if body["pid"] == pid)
+        then({**why(), "pid": pid, "argv": told["argv"]})
 
     def press(self, *keys: str) -> None:
         for key in keys:
@@ -189,6 +194,7 @@ def test_details_tell_all_and_go_with_any_of_their_keys(shown: Shown) -> None:
     assert f"{body['pid']} on {body['node']}" in text
     assert " ".join(body["argv"]) in text
     assert body["exe"] in text
+    assert "because: 0 of 1 slot taken" in text
     shown.press("Escape")
     assert "DETAILS" not in shown.text()
     shown.press("Enter", "q")
@@ -264,7 +270,7 @@ def test_without_colours_there_is_no_colour(shown: Shown) -> None:
 
 
 def test_rare_events_are_not_swept_away_at_once() -> None:
-    told = answers()[-1]
+    told = answers()[0]
     event = {**told["events"][0], "kind": "placed", "at": told["at"]}
     told["events"] = [{**event, "seq": seq} for seq in range(1, 101)]
     told["events"][10]["kind"] = "lost"
