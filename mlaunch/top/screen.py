@@ -6,6 +6,7 @@ the user saw. Before a key has chosen one, the first row is.
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -231,6 +232,9 @@ class Screen:
         if row.child is not None and (now is None or now.told["started"] != started):
             self._say(f"{row.pid} has ended")
         else:
+            if number == signal.SIGCONT and row.child is not None and row.child.told["top"]:
+                # An mrun stops with its program, and then hands on nothing.
+                send(row.child.mrun, number)
             self._say(send(row.pid, number))
 
     def _migrate(self) -> None:
