@@ -7,7 +7,7 @@ Text that comes from programs and nodes is made printable here, once, and nowher
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +147,7 @@ class Model:
         self.at = answer["at"]
         self._decisions.take(self.at, daemon["decisions"])
         self.decisions_per_s = self._decisions.per_s
-        self._take_nodes(answer["nodes"])
+        self._take_nodes(answer["nodes"], Counter(told["node"] for told in answer["bodies"]))
         bodies_at_home = sum(told["at_home"] for told in answer["mruns"])
         self.nodes.insert(0, _home(answer["home"], bodies_at_home))
         self._take_bodies(answer["bodies"])
@@ -156,7 +156,7 @@ class Model:
         self._take_events(answer["events"])
         self.last_event = answer["last_event"]
 
-    def _take_nodes(self, nodes: list[dict[str, Any]]) -> None:
+    def _take_nodes(self, nodes: list[dict[str, Any]], guests: Counter[str]) -> None:
         kept = {}
         self.nodes = []
         for told in nodes:
@@ -165,7 +165,7 @@ class Model:
             rates = kept[link] = self._traffic.get(link) or (Rate(), Rate())
             for rate, counter in zip(rates, ("bytes_to_node", "bytes_to_home"), strict=True):
                 rate.take(self.at, told[counter] or 0)
-            self.nodes.append(_node(told, *rates))
+            self.nodes.append(_node(told, guests[told["name"]], *rates))
         self._traffic = kept
 
     def _take_bodies(self, bodies: list[dict[str, Any]]) -> None:
@@ -271,7 +271,7 @@ def _home(told: dict[str, Any], guests: int) -> Node:
     )
 
 
-def _node(told: dict[str, Any], to_node: Rate, to_home: Rate) -> Node:
+def _node(told: dict[str, Any], bodies: int, to_node: Rate, to_home: Rate) -> Node:
     cpus, idle = told["cpus"], told["idle_cpus"]
     guests = others = 0.0
     if cpus is not None:
@@ -291,6 +291,6 @@ def _node(told: dict[str, Any], to_node: Rate, to_home: Rate) -> Node:
         rtt_ms=told["rtt_ms"],
         to_node=to_node.per_s if usable else None,
         to_home=to_home.per_s if usable else None,
-        guests=told["guests"],
+        guests=bodies,
         owner_active=bool(told["owner_active"]),
     )
