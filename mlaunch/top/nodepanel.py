@@ -82,7 +82,7 @@ def _node(node: Node, name_width: int, bar: int, columns: list[Column], width: i
     parts = line(name, (state, styles.STATES.get(node.state, styles.QUIET)), " ")
     if node.cpus is None:
         return fit(parts, width)
-    parts += line(cells(f"{node.cpus:g}", _CPUS_WIDTH, right=True), " ", *_bar(node, bar))
+    parts += line(cells(f"{round(node.cpus, 1):g}", _CPUS_WIDTH, right=True), " ", *_bar(node, bar))
     rest = "".join(" " + cells(text(node), wide, right=True) for _, wide, text in columns)
     return fit([*parts, *line(rest)], width)
 

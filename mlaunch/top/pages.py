@@ -66,7 +66,7 @@ def detail_lines(
     state = "has ended" if ended else child.state
     style = styles.QUIET if ended else styles.STATES.get(state, styles.TITLE)
     found = [line((f"{child.pid} on {child.node} ", styles.TITLE), (state, style)), line()]
-    for name, text in _facts(model, child, why["argv"] if why else child.told["argv"]):
+    for name, text in _facts(model, child, why):
         pieces = fold(printable(text), max(8, width - _INDENT))
         found.append(line((f"{name:<{_INDENT}}", styles.TITLE), pieces[0]))
         found += [line(" " * _INDENT, piece) for piece in pieces[1:]]
@@ -82,21 +82,24 @@ def detail_lines(
     return [fit(item, width) for item in found]
 
 
-def _facts(model: Model, child: Child, argv: list[str]) -> list[tuple[str, str]]:
+def _facts(model: Model, child: Child, why: dict[str, Any] | None) -> list[tuple[str, str]]:
     told = child.told
+    # Rows have the first words only; the decision says why by itself.
+    argv = (why or told)["argv"]
+    reason = [] if why else [("why there", child.why or "not known")]
     clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told["started"]))
     mrun = model.mruns.get(child.mrun)
     of_mrun = f"mrun {child.mrun}" + (f" ({mrun.command})" if mrun else "")
     now = f", {number(child.cpu_percent, 1)} % of a CPU now" if child.cpu_percent else ""
-    processes = told["processes"] or 1
+    processes = "1 process" if told["processes"] == 1 else f"{told['processes']} processes"
     return [
         ("command", " ".join(argv)),
         ("program", told["exe"] or "not known"),
-        ("why there", child.why or "not known"),
+        *reason,
         ("started", f"{clock}, {span(child.age_s)} ago"),
         ("parent", f"{child.ppid}, of {of_mrun}; process group {told['pgrp']}"),
         ("CPU time", f"{span(child.cpu_s) or 'not known yet'}{now}"),
-        ("memory", f"{size(child.rss_bytes) or 'not known yet'} in {processes} processes"),
+        ("memory", f"{size(child.rss_bytes) or 'not known yet'} in {processes}"),
         ("round trips", _or_unknown(child.round_trips)),
         ("traffic", _traffic(told)),
         ("restarts", _or_unknown(told["restarts"])),

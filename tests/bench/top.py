@@ -11,6 +11,7 @@ may be compared.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import pty
@@ -32,14 +33,15 @@ from stubs.wire.messages import Answer, Query
 
 NODES = 8
 BODIES = 50
-PERIOD_S = 0.5
+PERIODS_S = (0.5, 0.25)
+BEGAN = time.time()
 COMMAND = "cc1 -quiet -I include -I arch/x86/include -D __KERNEL__ -O2 -Wall"
 
 
 def answer(turn: int, since: int, nodes: int = NODES, bodies: int = BODIES) -> dict[str, Any]:
-    """Return what the daemon might say at that turn, twice a second."""
+    """Return what the daemon might say at that turn, the first being 1."""
     now = time.time()
-    started = now - turn * PERIOD_S
+    started = BEGAN
     return {
         "at": now,
         "daemon": {
@@ -112,7 +114,7 @@ def _body(number: int, nodes: int, turn: int, now: float) -> dict[str, Any]:
         "exe": "/usr/lib/gcc/x86_64-linux-gnu/12/cc1",
         "node": f"n{number % nodes}",
         "state": "T" if number == 7 else "R",
-        "started": now - 30 - number,
+        "started": BEGAN - 30 - number,
         "cpu_s": turn * (0.3 + number / 200),
         "rss_bytes": (90 << 20) + (turn << 16),
         "processes": 1,
@@ -123,6 +125,7 @@ def _body(number: int, nodes: int, turn: int, now: float) -> dict[str, Any]:
         "migrations": 0,
         "why": "n1: a free slot, has the files, farther than n2",
         "mrun": 4100 + (4 if number % 2 else 8),
+        "top": False,
         "measured_at": now,
     }
 
@@ -175,12 +178,12 @@ def stand_in(directory: str) -> int:
     return pid
 
 
-def top(seconds: float, columns: int, lines: int) -> tuple[float, int]:
+def top(seconds: float, period_s: float, columns: int, lines: int) -> tuple[float, int]:
     """Run `mlaunch top` on a pty; return the CPU seconds that it used, and what it wrote."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ["TERM"] = "xterm-256color"
-        os.execv(sys.executable, [sys.executable, "-m", "mlaunch", "top", "-d", str(PERIOD_S)])
+        os.execv(sys.executable, [sys.executable, "-m", "mlaunch", "top", "-d", str(period_s)])
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     written = 0
     end = time.monotonic() + seconds
@@ -209,14 +212,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         daemon = stand_in(directory)
         try:
-            for columns, lines in ((80, 24), (132, 50), (200, 70)):
+            sizes = ((80, 24), (132, 50), (200, 70))
+            for period_s, (columns, lines) in itertools.product(PERIODS_S, sizes):
                 # The difference of two runs: what it costs to start does not count.
-                short, few = top(2, columns, lines)
-                long, many = top(2 + seconds, columns, lines)
+                short, few = top(2, period_s, columns, lines)
+                long, many = top(2 + seconds, period_s, columns, lines)
                 share = (long - short) / seconds * 100
                 rate = (many - few) / seconds / 1024
                 print(
-                    f"  {columns:3} x {lines:2}, {NODES} nodes, {BODIES} bodies: "
+                    f"  {columns:3} x {lines:2}, {NODES} nodes, {BODIES} bodies, {period_s} s: "
                     f"{share:.2f} % of a core, {rate:.1f} KiB/s to the terminal",
                     flush=True,
                 )
