@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stubs.link.loop import Loop
     from stubs.wire.codec import Message
 
-NO_DAEMON = "the home daemon does not run: no program is away; the next mrun starts it"
+NO_DAEMON = "the home daemon does not run; the next mrun starts it"
 
 # Of a command line, words that a row may have room for: a compiler's may have hundreds.
 WORDS = 40

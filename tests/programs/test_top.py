@@ -265,14 +265,14 @@ def test_no_daemon_is_said_and_none_is_started(ready_home: Host, screen: Screen,
     # Another configuration is another daemon.
     screen.enter("export MLAUNCH_CONFIG=$PWD/config.toml")
     screen.enter(TOP)
-    screen.wait_for(r" the home daemon does not run: .*")
+    screen.wait_for(r" the home daemon does not run; .*")
     ready_home.write(f"{work}/config.toml", b"[daemon]\nidle_minutes = 0.02\n")
     ready_home.run(("mlaunch", "daemon", "status"), env={"MLAUNCH_CONFIG": f"{work}/config.toml"})
     assert "does not run" in screen.text()
     ready_home.run(("mlaunch", "nodes"), env={"MLAUNCH_CONFIG": f"{work}/config.toml"}, check=True)
     screen.wait_for(r"local +ready .*")
     # Nobody needs it but who watches: it goes.
-    screen.wait_for(r" the home daemon does not run: .*")
+    screen.wait_for(r" the home daemon does not run; .*")
     screen.type("q")
     assert screen.status() == "0"
 
