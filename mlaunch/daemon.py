@@ -60,6 +60,8 @@ class Daemon:
         self._observing = Observing(self._loop, self._inventory, journal, load)
         self._explaining = Explaining(self._placing)
         self._clients: set[Endpoint] = set()
+        # Those of them that only watch (`mlaunch top`): they keep nobody from leaving.
+        self._watchers: set[Endpoint] = set()
         self._waiting: list[Callable[[], bool]] = []
         self._started = time.time()
         self._used = time.monotonic()
@@ -102,7 +104,7 @@ class Daemon:
             self._loop,
             SocketStream(sock),
             {
-                Place: lambda message, tag, fds: self._placing.place(client, message, tag),
+                Place: lambda message, tag, fds: self._place(client, message, tag),
                 Computed: lambda message, tag, fds: self._placing.computed(message),
                 Ended: lambda message, tag, fds: self._placing.ended(message),
                 Query: lambda message, tag, fds: self._query(client, message, tag),
@@ -115,10 +117,16 @@ class Daemon:
 
     def _client_gone(self, client: Endpoint) -> None:
         self._clients.discard(client)
+        self._watchers.discard(client)
         self._placing.client_gone(client)
 
+    def _place(self, client: Endpoint, place: Place, tag: int) -> None:
+        self._watchers.discard(client)
+        self._placing.place(client, place, tag)
+
     def _idle(self) -> bool:
-        return not (self._placing.busy or self._clients or self._inventory.guests)
+        needed = self._placing.busy or self._inventory.guests
+        return not needed and self._clients == self._watchers
 
     def _begin_again(self, sock: socket.socket) -> NoReturn:
         """Become the daemon of the sources as they are now; `sock` is a client, still unheard."""
@@ -162,6 +170,8 @@ class Daemon:
 
         try:
             question = json.loads(query.text)
+            if question["do"] == "observe" and not self._placing.journal.is_mrun(client):
+                self._watchers.add(client)
             what = {
                 "nodes": self._nodes,
                 "observe": self._observing.observe,

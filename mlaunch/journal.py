@@ -147,6 +147,11 @@ class Journal:
         """Return the mrun of that pid, if it is one that runs."""
         return self._mruns.get(pid)
 
+    def is_mrun(self, client: object) -> bool:
+        """Tell whether that connection is of an mrun that has asked where to run a program."""
+        mrun = self._mruns.get(self._pids.get(client, 0))
+        return mrun is not None and client in mrun.clients
+
     def events_since(self, seq: int) -> list[Event]:
         """Return the events after that one, as far as they are kept."""
         found: list[Event] = []

@@ -56,7 +56,7 @@ def why(as_json: bool, target: str, arguments: tuple[str, ...]) -> None:
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
-    for line in _process(answer) if answer["pid"] else _would(answer):
+    for line in process_lines(answer) if answer["pid"] else _would(answer):
         click.echo(line)
 
 
@@ -71,7 +71,7 @@ def _program(name: str, arguments: tuple[str, ...]) -> tuple[str, list[str]]:
 # in words
 
 
-def _process(answer: dict[str, Any]) -> list[str]:
+def process_lines(answer: dict[str, Any]) -> list[str]:
     """Return what is known of a program that runs, or has run."""
     running = answer["state"] == "running"
     at = time.strftime(" since %H:%M:%S", time.localtime(answer["at"])) if answer["at"] else ""

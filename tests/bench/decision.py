@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable
 
 from mlaunch.guess import expect
+from mlaunch.journal import Decision, Journal
 from mlaunch.placement import rank
 from mlaunch.profiles import Profiles, Sample
 from mlaunch.shape import shape
 from mlaunch.states import CHILD, HOME, NodeState, Options, Program
+from stubs.wire.messages import Ended
 
 GCC = "/usr/bin/x86_64-linux-gnu-gcc-12"
 FILES = 2000
@@ -68,6 +70,20 @@ def states(count: int, busy_every: int) -> list[NodeState]:
     ]
 
 
+def journal_entry(nodes: list[NodeState]) -> Callable[[int], object]:
+    """Return what enters a body into a journal, and its end."""
+    journal, client = Journal(), object()
+    journal.connected(client, 1)
+    decision = Decision("n1", "free", Program(), [], HOME_STATE, nodes)
+    line = commands()[0]
+
+    def enter(pid: int) -> None:
+        journal.decided(client, pid, GCC, line.copy(), False, decision)
+        journal.ended(Ended(pid, 1, 500_000, 500_000, 600_000, 90_000, 0, 0, 4, 10, 10, b""))
+
+    return enter
+
+
 def main() -> None:
     """Measure all of it."""
     lines = commands()
@@ -114,6 +130,7 @@ def main() -> None:
     for what, program in (("short", short), ("starter", stays)):
         value = best(lambda _: rank(program, HOME_STATE, eight, Options()), FILES)  # noqa: B023
         show(f"ranking of a {what} program", value)
+    show("journal: an entry, and its end", best(journal_entry(eight), FILES), "(<= 20)")
 
 
 if __name__ == "__main__":

@@ -157,6 +157,12 @@ class Cgroup:
         stat = _fields(f"{self._path('cpu')}/cpu.stat")
         return stat["user_usec"] * 1000, stat["system_usec"] * 1000
 
+    def used_ns(self) -> int:
+        """Return nanoseconds of CPU used so far, to the nanosecond: `cpu_ns` may count by ticks."""
+        if "cpuacct" in self._v1:
+            return int(_read(f"{self._v1['cpuacct']}/cpuacct.usage"))
+        return sum(self.cpu_ns())
+
     def memory(self) -> Memory:
         """Return what the group's processes and files occupy."""
         path = self._path("memory")

@@ -116,7 +116,7 @@ class Host:
 
     def cpu_seconds(self) -> float:
         """Return seconds of CPU used on the host since it was made, over all processes."""
-        return sum(self._cgroup.cpu_ns()) / 1e9
+        return self._cgroup.used_ns() / 1e9
 
     def processes(self, user: str | None = None) -> list[tuple[int, str]]:
         """Return (pid in the host, command line) of all processes, or of one user's.

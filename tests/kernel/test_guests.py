@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stubs.wire.codec import Message
+from stubs.wire.codec import Message, Usage
 from stubs.wire.messages import (
     FD_DEVICE,
     FD_FILE,
@@ -23,6 +23,8 @@ from stubs.wire.messages import (
     Invalidate,
     Kill,
     Lost,
+    Measure,
+    Measured,
     Position,
     Resize,
     Signal,
@@ -66,6 +68,19 @@ def test_a_body_starts_and_its_end_comes_back(bench: Bench) -> None:
     assert mrun.got == [Stopped(BODY, signal.SIGTSTP), Continued(BODY), exited(0x2A00)]
     bench.node.post(Gone(BODY))
     bench.until(lambda: bench.guests.count == 0)
+
+
+def test_a_node_tells_only_of_what_its_own_guests_use(bench: Bench) -> None:
+    told: list[list[Usage]] = []
+    bench.guests.measure(told.append)
+    assert told == [[]]  # nobody is there: it is not even asked
+    assert not bench.node.all(Measure)
+    bench.start([])
+    usage = Usage(BODY, ord("R"), 5, 6, 1, 1, 2, 3, 4)
+    bench.node.answers[Measure] = lambda _: Measured(0, 0, [usage, usage._replace(body=BODY + 1)])
+    bench.guests.measure(told.append)
+    bench.until(lambda: len(told) > 1)
+    assert told[1] == [usage]
 
 
 def test_each_descriptor_gets_what_it_refers_to(bench: Bench) -> None:
