@@ -14,6 +14,7 @@ from mlaunch import __version__
 from mlaunch.commands.daemon import daemon
 from mlaunch.commands.doctor import doctor
 from mlaunch.commands.nodes import nodes
+from mlaunch.commands.report import report
 from mlaunch.errors import FAILED, LaunchError
 
 
@@ -23,7 +24,7 @@ def mlaunch() -> None:
     """Look after the nodes on which mrun runs programs."""
 
 
-for command in (nodes, doctor, daemon):
+for command in (nodes, report, doctor, daemon):
     mlaunch.add_command(command)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import time
-from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from stubs.home.run import story
 from stubs.home.run.records import HOME, LOST, MOST_ARGUMENTS, Record, Records
 from stubs.home.run.story import Bar
+from tests.traceformat import check, events
 
 
 def away(pid: int, node: str, begin: float, end: float, parent: Record | None = None) -> Record:
@@ -39,37 +39,6 @@ def told(*every: Record, running: tuple[Record, ...] = (), status: int = 0) -> d
     return found
 
 
-def events(found: dict[str, Any], phase: str) -> list[dict[str, Any]]:
-    return [event for event in found["traceEvents"] if event["ph"] == phase]
-
-
-def check(found: dict[str, Any]) -> None:
-    """Fail unless the rules of the format are kept."""
-    named = {(e["name"], e["pid"], e["tid"]) for e in events(found, "M")}
-    lanes: dict[tuple[int, int], list[dict[str, Any]]] = {}
-    for bar in events(found, "X"):
-        assert bar["ts"] >= 0
-        assert bar["dur"] >= 1
-        assert ("process_name", bar["pid"], 0) in named
-        assert ("thread_name", bar["pid"], bar["tid"]) in named
-        lanes.setdefault((bar["pid"], bar["tid"]), []).append(bar)
-    for lane in lanes.values():
-        lane.sort(key=lambda bar: bar["ts"])
-        assert all(a["ts"] + a["dur"] <= b["ts"] for a, b in pairwise(lane))
-    starts = {e["id"]: e for e in events(found, "s")}
-    ends = {e["id"]: e for e in events(found, "f")}
-    assert starts.keys() == ends.keys()
-    assert len(starts) == len(events(found, "s")) == len(events(found, "f"))
-    for number, start in starts.items():
-        end = ends[number]
-        assert (start["cat"], start["name"]) == (end["cat"], end["name"])
-        assert start["ts"] <= end["ts"]
-        for event in (start, end):
-            # Else nobody knows to which bar it belongs.
-            lane = lanes[event["pid"], event["tid"]]
-            assert sum(b["ts"] <= event["ts"] < b["ts"] + b["dur"] for b in lane) == 1
-
-
 SPANS = st.lists(
     st.tuples(st.sampled_from(["n1", "n2"]), st.integers(0, 300), st.integers(0, 50)), max_size=60
 )
@@ -96,10 +65,10 @@ def test_no_more_lanes_than_ran_at_once(spans: list[tuple[str, int, int]]) -> No
         assert max((bar.lane for bar in there), default=0) == max(at_once, default=0)
 
 
-def test_home_comes_first() -> None:
+def test_home_comes_first_then_the_nodes_by_name() -> None:
     found = told(away(7, "n2", 1, 2), away(8, "n1", 2, 3))
     names = {e["pid"]: e["args"]["name"] for e in events(found, "M") if e["name"] == "process_name"}
-    assert names == {1: "home", 2: "n2", 3: "n1"}
+    assert names == {1: "home", 2: "n1", 3: "n2"}
 
 
 def test_a_body_that_was_started_again_is_two_bars_and_an_arrow() -> None:

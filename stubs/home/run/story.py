@@ -107,8 +107,11 @@ def _bars(records: Records, now: float) -> dict[int, list[Bar]]:
 
 
 def lay_out(bars: list[Bar]) -> list[str]:
-    """Give each bar a lane of its node in which no other is at that time; return the nodes."""
-    free: dict[str, list[int]] = {HOME: []}
+    """Give each bar a lane of its node in which no other is at that time.
+
+    Return the nodes, home first.
+    """
+    free: dict[str, list[int]] = {}
     taken: dict[str, list[tuple[int, int]]] = {}
     for bar in sorted(bars, key=lambda bar: (bar.begin, bar.end)):
         lanes, busy = free.setdefault(bar.node, []), taken.setdefault(bar.node, [])
@@ -116,7 +119,7 @@ def lay_out(bars: list[Bar]) -> list[str]:
             heappush(lanes, heappop(busy)[1])
         bar.lane = heappop(lanes) if lanes else len(busy) + 1
         heappush(busy, (bar.end, bar.lane))
-    return list(free)
+    return [HOME, *sorted(node for node in free if node != HOME)]
 
 
 def _events(bars: dict[int, list[Bar]]) -> Iterator[dict[str, object]]:
