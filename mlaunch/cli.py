@@ -14,7 +14,9 @@ from mlaunch import __version__
 from mlaunch.commands.daemon import daemon
 from mlaunch.commands.doctor import doctor
 from mlaunch.commands.nodes import nodes
+from mlaunch.commands.ps import ps
 from mlaunch.commands.report import report
+from mlaunch.commands.why import why
 from mlaunch.errors import FAILED, LaunchError
 
 
@@ -24,7 +26,7 @@ def mlaunch() -> None:
     """Look after the nodes on which mrun runs programs."""
 
 
-for command in (nodes, report, doctor, daemon):
+for command in (nodes, ps, why, report, doctor, daemon):
     mlaunch.add_command(command)
 
 

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlaunch import __version__, process
 from mlaunch.errors import LaunchError
-from mlaunch.inventory import Inventory
+from mlaunch.explaining import Explaining
+from mlaunch.inventory import Inventory, Member
+from mlaunch.observing import Observing
 from mlaunch.placing import Placing
 from stubs.abi.sched import take_short_slices
 from stubs.link import runtime
@@ -52,6 +54,9 @@ class Daemon:
         self._leave_idle = False
         self._inventory = Inventory(self._loop, self._changed)
         self._placing = Placing(self._loop, self._inventory)
+        journal, load = self._placing.journal, self._placing.load
+        self._observing = Observing(self._loop, self._inventory, journal, load)
+        self._explaining = Explaining(self._placing)
         self._clients: set[Endpoint] = set()
         self._waiting: list[Callable[[], bool]] = []
         self._started = time.time()
@@ -79,9 +84,7 @@ class Daemon:
             sock, _address = self._listener.accept()
         except BlockingIOError:
             return
-        pid, uid, _gid = struct.unpack(
-            "iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        )
+        pid, uid = _peer(sock)
         if uid != os.getuid():
             sock.close()
             return
@@ -106,6 +109,7 @@ class Daemon:
             "client",
         )
         self._clients.add(client)
+        self._placing.journal.connected(client, _peer(sock)[0])
 
     def _client_gone(self, client: Endpoint) -> None:
         self._clients.discard(client)
@@ -156,7 +160,13 @@ class Daemon:
 
         try:
             question = json.loads(query.text)
-            what = {"nodes": self._nodes, "status": self._status, "stop": self._quit}
+            what = {
+                "nodes": self._nodes,
+                "observe": self._observing.observe,
+                "status": self._status,
+                "stop": self._quit,
+                "why": self._why,
+            }
             what[question["do"]](question, answer)
         except LaunchError as error:
             answer({"error": error.text, "hint": error.hint, "status": error.exit_code})
@@ -173,6 +183,28 @@ class Daemon:
             if found is None:
                 raise self._inventory.unknown(question["name"])
             members = [found]
+        self._when_connected(
+            members,
+            float(question.get("wait", 0.0)),
+            lambda: answer({"nodes": [member.shown() for member in members]}),
+        )
+
+    def _why(self, question: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
+        """Answer why a process runs where it does, or where a program would run now."""
+        if "pid" in question:
+            answer(self._explaining.process(int(question["pid"])))
+            return
+        exe, argv, cwd = str(question["exe"]), [*map(str, question["argv"])], str(question["cwd"])
+        self._when_connected(
+            self._inventory.considered(),
+            float(question.get("wait", 0.0)),
+            lambda: answer(self._explaining.program(exe, argv, cwd)),
+        )
+
+    def _when_connected(
+        self, members: list[Member], patience: float, then: Callable[[], None]
+    ) -> None:
+        """Connect those members and call `then` once it is known how they are, or after a while."""
         for member in members:
             self._inventory.connect(member, at_once=True)
 
@@ -180,17 +212,18 @@ class Daemon:
             waiting = any(item.connecting or (item.ready and not item.load) for item in members)
             if waiting and time.monotonic() < deadline:
                 return False
-            answer({"nodes": [member.shown() for member in members]})
+            then()
             return True
 
-        patience = min(float(question.get("wait", 0.0)), LONGEST_WAIT_S)
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + min(patience, LONGEST_WAIT_S)
         if not settled():
             self._waiting.append(settled)
             self._poll()
 
     def _changed(self) -> None:
         """See what can be answered now that the state of a node is another."""
+        for member in self._inventory.all():
+            self._placing.journal.node_is(member.name, member.ready, member.reason)
         self._placing.settle()
         self._waiting = [settled for settled in self._waiting if not settled()]
 
@@ -219,6 +252,14 @@ class Daemon:
     def _quit(self, question: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
         answer({"pid": os.getpid(), "guests": self._inventory.guests})
         self._stop()
+
+
+def _peer(sock: socket.socket) -> tuple[int, int]:
+    """Return the pid and the uid of who is at the other end."""
+    pid, uid, _gid = struct.unpack(
+        "iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    )
+    return pid, uid
 
 
 def _adopt_ssh_agent(pid: int) -> None:

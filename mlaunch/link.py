@@ -41,6 +41,8 @@ from stubs.wire.messages import (
     Goodbye,
     Hello,
     Load,
+    Measure,
+    Measured,
     Ping,
     Pong,
     Quit,
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
 
     from mlaunch.config import Config, Node
     from stubs.link.stream import Stream
-    from stubs.wire.codec import Message
+    from stubs.wire.codec import Message, Usage
 
 PING_S = 1.0
 # A peer that answers nothing for so long is lost: mrun must know within 10 s of the fault.
@@ -109,7 +111,7 @@ class LinkProcess:
         self._daemon: Endpoint | None = Endpoint(
             self._loop,
             SocketStream(control),
-            {Attach: self._on_attach, Quit: self._on_quit},
+            {Attach: self._on_attach, Measure: self._on_measure, Quit: self._on_quit},
             self._daemon_gone,
             "daemon",
         )
@@ -394,6 +396,18 @@ class LinkProcess:
                 sock.close()  # mrun sees that and goes home
             else:
                 self._guests.adopt_mrun(sock)
+
+    def _on_measure(self, message: Measure, tag: int, fds: list[int]) -> None:
+        if self._guests is None:
+            self._tell_usages(tag, [])
+        else:
+            self._guests.measure(lambda usages: self._tell_usages(tag, usages))
+
+    def _tell_usages(self, tag: int, usages: list[Usage]) -> None:
+        ends = [end for end in (self._rpc, self._rpc and self._rpc.companion) if end is not None]
+        to_node, to_home = (sum(end.bytes_out for end in ends), sum(end.bytes_in for end in ends))
+        if self._daemon is not None:
+            self._daemon.reply(tag, Measured(to_node, to_home, usages))
 
     def _on_quit(self, message: Quit, tag: int, fds: list[int]) -> None:
         self._end_when_unused()

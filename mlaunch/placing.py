@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import socket
 import time
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlaunch.errors import LaunchError
 from mlaunch.estimate import relative_speed
 from mlaunch.guess import expect, keeps_together, stays_whatever
 from mlaunch.inventory import LOCAL, Inventory, Member
+from mlaunch.journal import Decision, Journal
 from mlaunch.ledger import Entry, Ledger
 from mlaunch.load import HomeLoad
 from mlaunch.placement import HOME, Candidate, Options, Program, rank
@@ -23,7 +23,11 @@ from stubs.wire.messages import Computed, Ended, Place, Placed, Refused
 from stubs.wire.version import VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlaunch.profiles import Profile
     from mlaunch.slots import Slots
+    from mlaunch.states import NodeState
     from stubs.link.endpoint import Endpoint
     from stubs.link.loop import Loop
 
@@ -36,8 +40,6 @@ NAMED_WAIT_S = 12.0
 TRY_AGAIN_S = 10.0
 # Placed.sticky
 TOGETHER = 2
-# Decisions remembered for `mlaunch why`.
-REMEMBERED = 1000
 
 
 class Pending:
@@ -59,12 +61,12 @@ class Placing:
         """Choose among the nodes of `inventory`; whose changes are to be told by `settle`."""
         self.load = HomeLoad()
         self.ledger = Ledger()
+        self.journal = Journal()
         self._loop = loop
         self._inventory = inventory
         self._pending: list[Pending] = []
         # By client: the link processes, by node, that it has a socket to.
         self._attached: dict[Endpoint, dict[str, int]] = {}
-        self._decisions: OrderedDict[int, dict[str, Any]] = OrderedDict()
 
     @property
     def busy(self) -> bool:
@@ -82,7 +84,7 @@ class Placing:
         try:
             self._check(place)
         except LaunchError as error:
-            _refuse(client, tag, error)
+            self._refuse(client, tag, place, error)
             return
         wanted = self._wanted(place)
         desperate = not any(member.ready for member in wanted)
@@ -144,23 +146,20 @@ class Placing:
         return now < until
 
     def _decide(self, pending: Pending) -> None:
-        place = pending.place
+        client, tag, place = pending.client, pending.tag, pending.place
         exe, argv = _text(place.exe), [_text(word) for word in place.argv]
         profile = self.ledger.lookup(exe, argv)
-        program = expect(exe, argv, profile, bool(place.top), _text(place.cwd))
-        ranking = self._rank(place, program)
-        best = next((item for item in ranking if item.finish_s is not None), None)
-        member = self._inventory.find(best.name) if best and best.name != HOME else None
-        if best is None and place.strict:
-            _refuse(pending.client, pending.tag, self._no_node(place, ranking))
+        try:
+            decision = self.choose(place, exe, argv, profile)
+        except LaunchError as error:
+            self._refuse(client, tag, place, error)
             return
-        # A child that stays has a reason of its own; other programs had to find a better place.
-        taken = best is not None and (member is not None or not place.top or program.stays)
-        reason = best.reason if best is not None and taken else _why_home(ranking)
-        self._remember(place, member.name if member else HOME, reason, ranking)
+        program, reason = decision.program, decision.reason
+        member = self._inventory.find(decision.node) if decision.node != HOME else None
+        self.journal.decided(client, place.pid, exe, argv, bool(place.top), decision)
         holds = member.holds if member is not None else None
         entry = Entry(
-            pending.client,
+            client,
             exe,
             argv,
             self._slots(program, member),
@@ -174,12 +173,25 @@ class Placing:
             sticky = 0
             if not place.top:
                 sticky = TOGETHER if keeps_together(exe) else int(stays_whatever(exe, profile))
-            answer = Placed(HOME.encode(), sticky, reason.encode())
-            pending.client.reply(pending.tag, answer)
+            client.reply(tag, Placed(HOME.encode(), sticky, reason.encode()))
             return
-        fds = self._attach(pending.client, member, place.pid)
-        placed = Placed(member.name.encode(), 0, reason.encode())
-        pending.client.reply(pending.tag, placed, fds)
+        fds = self._attach(client, member, place.pid)
+        client.reply(tag, Placed(member.name.encode(), 0, reason.encode()), fds)
+
+    def choose(
+        self, place: Place, exe: str, argv: Sequence[str], profile: Profile | None
+    ) -> Decision:
+        """Return what is best now, and enter it nowhere; LaunchError when it may not run at all."""
+        program = expect(exe, argv, profile, bool(place.top), _text(place.cwd))
+        ranking, home, nodes = self._rank(place, program)
+        best = next((item for item in ranking if item.finish_s is not None), None)
+        if best is None and place.strict:
+            raise self._no_node(place, ranking)
+        node = best.name if best is not None else HOME
+        # A child that stays has a reason of its own; other programs had to find a better place.
+        taken = best is not None and (node != HOME or not place.top or program.stays)
+        reason = best.reason if best is not None and taken else _why_home(ranking)
+        return Decision(node, reason, program, ranking, home, nodes)
 
     def _slots(self, program: Program, member: Member | None) -> Slots | None:
         """Return the slots of which such a program takes one; None: it hardly computes."""
@@ -209,6 +221,7 @@ class Placing:
         """Forget what a client was given, and what it ran."""
         self._attached.pop(client, None)
         self.ledger.strike_all(client)
+        self.journal.client_gone(client)
 
     def computed(self, message: Computed) -> None:
         """Note that there is room for another where a program ran."""
@@ -217,31 +230,35 @@ class Placing:
     def ended(self, ended: Ended) -> None:
         """Note how a program ended that was asked about."""
         self.ledger.ended(ended)
+        self.journal.ended(ended)
 
-    def _rank(self, place: Place, program: Program) -> list[Candidate]:
-        """Return the candidates, best first."""
-        name = _text(place.node)
-        if name == HOME:
-            return [Candidate(HOME, 0.0, "asked for")]
-        if name:
-            member = self._inventory.find(name)
-            problem = member.problem if member else "gone"
-            return [Candidate(name, None if problem else 0.0, problem or "asked for")]
+    def _rank(
+        self, place: Place, program: Program
+    ) -> tuple[list[Candidate], NodeState, list[NodeState]]:
+        """Return the candidates, best first, and by which states of home and nodes."""
         self.load.service = self.ledger.service
         self.load.sample()
+        home = self.load.state()
+        name = _text(place.node)
+        if name == HOME:
+            return [Candidate(HOME, 0.0, "asked for")], home, []
         wanted = self._wanted(place)
-        only = tuple(_text(item) for item in place.only)
         child = not place.top
+        if name:
+            problem = wanted[0].problem if wanted else "gone"
+            found = Candidate(name, None if problem else 0.0, problem or "asked for")
+            return [found], home, [member.placement() for member in wanted]
+        only = tuple(_text(item) for item in place.only)
         # `local` is this machine: comparing it with home would be comparing home with itself.
         embedded = any(member.name == LOCAL.name for member in wanted)
         if embedded and child:
-            return [Candidate(HOME, program.cpu_s, "there is no other machine")]
+            return [Candidate(HOME, program.cpu_s, "there is no other machine")], home, []
         states = [member.placement(child) for member in wanted]
         options = Options(
             home_bias=self._inventory.config.home_bias,
             allow_home=not embedded and not place.strict and (child or not only or HOME in only),
         )
-        return rank(program, self.load.state(), states, options)
+        return rank(program, home, states, options), home, states
 
     def _no_node(self, place: Place, ranking: list[Candidate]) -> LaunchError:
         names = [item.name for item in ranking]
@@ -252,18 +269,10 @@ class Placing:
         reasons = "; ".join(f"{item.name}: {item.reason}" for item in ranking)
         return LaunchError(f"no node can be used: {reasons}", "mlaunch doctor")
 
-    def _remember(self, place: Place, node: str, reason: str, ranking: list[Candidate]) -> None:
-        """Keep the decision for whoever asks why."""
-        self._decisions[place.pid] = {
-            "at": time.time(),
-            "argv": [_text(item) for item in place.argv[:20]],
-            "node": node,
-            "reason": reason,
-            "candidates": [[item.name, item.finish_s, item.reason] for item in ranking],
-        }
-        self._decisions.move_to_end(place.pid)
-        while len(self._decisions) > REMEMBERED:
-            self._decisions.popitem(last=False)
+    def _refuse(self, client: Endpoint, tag: int, place: Place, error: LaunchError) -> None:
+        self.journal.refused(place.pid, [_text(word) for word in place.argv[:1]], str(error))
+        # One line is what the user is to see.
+        client.reply(tag, Refused(error.exit_code, str(error).encode(), b""))
 
 
 def _service(program: Program, member: Member | None) -> float:
@@ -281,11 +290,6 @@ def _why_home(ranking: list[Candidate]) -> str:
     what = "is better" if any(item.finish_s is not None for item in nodes) else "can be used"
     reasons = "; ".join(f"{item.name}: {item.reason}" for item in nodes)
     return f"no node {what} ({reasons})"
-
-
-def _refuse(client: Endpoint, tag: int, error: LaunchError) -> None:
-    # One line is what the user is to see.
-    client.reply(tag, Refused(error.exit_code, str(error).encode(), b""))
 
 
 def _text(raw: bytes) -> str:

@@ -120,6 +120,7 @@ class Agent:
     def _serve(self, fuse: int, hello: Hello) -> None:
         from stubs.node.guests import Guests
         from stubs.node.streams.streams import Streams
+        from stubs.node.usage import Meter
         from stubs.node.view.view import View
 
         view = View(
@@ -136,8 +137,9 @@ class Agent:
         self._view = view
         self._streams = Streams(self._loop, self._link, view)
         self._guests = Guests(self._loop, self._link, view, self._streams, self._capsule)
-        for handlers in (view.handlers(), self._streams.handlers(), self._guests.handlers()):
-            self._handlers.update(handlers)
+        meter = Meter(self._link, self._capsule, self._guests, view.traffic)
+        for part in (view, self._streams, self._guests, meter):
+            self._handlers.update(part.handlers())
 
     def _ready(self, tag: int, problem: str) -> None:
         from stubs.node.probe import usable_cpus

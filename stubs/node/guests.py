@@ -31,6 +31,7 @@ from stubs.wire.messages import (
     Resize,
     Signal,
     Spawn,
+    Spawned,
     Stopped,
 )
 
@@ -54,6 +55,7 @@ class Guest:
         """Begin as not yet exec'ed; `tag` is that of home's request."""
         self.spawn = spawn
         self.tag = tag  # 0 once it is answered
+        self.pid = 0  # in the capsule, once it is exec'ed: home's, if that could be had
         self.session = session
         self.parent = parent
         self.outputs: set[int] = set()
@@ -94,6 +96,12 @@ class Guests:
     def is_body(self, pid: int) -> bool:
         """Tell whether that is the pid of a body."""
         return pid in self._guests
+
+    @property
+    def running(self) -> dict[int, int]:
+        """Bodies that have not ended, by their pids in the capsule."""
+        guests = self._guests.items()
+        return {guest.pid: body for body, guest in guests if guest.pid and guest.exit is None}
 
     def handlers(self) -> dict[type[Message], Handler]:
         """Return what the node does with home's messages about bodies."""
@@ -223,7 +231,9 @@ class Guests:
         """Pass on whether execve succeeded."""
         tag, guest.tag = guest.tag, 0
         self._link.reply(tag, answer)
-        if isinstance(answer, Error) and guest.spawn.body in self._guests:
+        if isinstance(answer, Spawned):
+            guest.pid = answer.pid
+        elif isinstance(answer, Error) and guest.spawn.body in self._guests:
             self._view.tell_touched(guest.spawn.body)
             self._forget(guest)
 

@@ -88,6 +88,24 @@ if TYPE_CHECKING:
         offset: int
         share: int
         path: bytes
+
+    class Usage(NamedTuple):
+        """What a body uses, with all that descends from it.
+
+        `state` is the letter that proc(5) has for the body itself; `cpu_us` counts children that
+        have ended and were waited for; `rss_kib` is the sum over `processes`, shared pages with
+        each; `round_trips` and bytes as in Exited, so far.
+        """
+
+        body: int
+        state: int
+        cpu_us: int
+        rss_kib: int
+        processes: int
+        threads: int
+        round_trips: int
+        bytes_to_node: int
+        bytes_to_home: int
 else:
     from collections import namedtuple
 
@@ -99,6 +117,10 @@ else:
     Entry = namedtuple("Entry", "name attr target")
     Change = namedtuple("Change", "dir name attr target")
     Descriptor = namedtuple("Descriptor", "fd kind ref flags offset share path")
+    Usage = namedtuple(
+        "Usage",
+        "body state cpu_us rss_kib processes threads round_trips bytes_to_node bytes_to_home",
+    )
 
     def dataclass_transform() -> Callable[[type], type]:
         """typing.dataclass_transform, which Python 3.9 does not have: a no-op at run time."""
@@ -110,6 +132,7 @@ _U64 = struct.Struct("<Q")
 _ATTR = struct.Struct("<QQQQqqqIIIIQIBB")
 _CHANGE = struct.Struct("<QB")
 _DESCRIPTOR = struct.Struct("<iBQIqi")
+_USAGE = struct.Struct("<IBQQIIIQQ")
 
 # Numbers of fixed size: the letter of the struct module.
 FIXED = {"U8": "B", "U16": "H", "U32": "I", "U64": "Q", "I32": "i", "I64": "q"}
@@ -242,6 +265,14 @@ def _get_descriptors(reader: Reader) -> list[Descriptor]:
     ]
 
 
+def _put_usages(items: list[Usage]) -> bytes:
+    return _U32.pack(len(items)) + b"".join([_USAGE.pack(*item) for item in items])
+
+
+def _get_usages(reader: Reader) -> list[Usage]:
+    return [Usage._make(reader.unpack(_USAGE)) for _ in range(reader.count(_USAGE.size))]
+
+
 VARIABLE: dict[str, tuple[Callable[[Any], bytes], Callable[[Reader], Any]]] = {
     "Blob": (_put_blob, Reader.blob),
     "Blobs": (_put_blobs, _get_blobs),
@@ -252,6 +283,7 @@ VARIABLE: dict[str, tuple[Callable[[Any], bytes], Callable[[Reader], Any]]] = {
     "list[Entry]": (_put_entries, _get_entries),
     "list[Change]": (_put_changes, _get_changes),
     "list[Descriptor]": (_put_descriptors, _get_descriptors),
+    "list[Usage]": (_put_usages, _get_usages),
 }
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Descriptor,
         Entry,
         U64s,
+        Usage,
     )
 
 # Attr.flags
@@ -762,6 +763,21 @@ class Family(Message):
     body: U32
 
 
+class Measure(Message):
+    """H→N, D→L: what do the bodies use? Asked only while somebody watches. Reply: Measured."""
+
+    KIND = 0x8C
+
+
+class Measured(Message):
+    """What each body there uses; bytes that the link has carried since it was made (N: 0)."""
+
+    KIND = 0x8D
+    bytes_to_node: U64
+    bytes_to_home: U64
+    usages: list[Usage]
+
+
 # --- streams: between the pipes of home and those on the node ------------------------------------
 
 
@@ -881,7 +897,8 @@ class Ended(Message):
 
     Times in us, memory in KiB; `own_us` of `cpu_us` is not of children; `children` that it started,
     directly or not, and `peak` of them at once (0 for a body, whose children home does not see);
-    the rest as in Exited.
+    the rest as in Exited. With a `reason` it did not run to its end where it was sent, and all
+    numbers are 0: it goes on at home, or (`away` 1) is lost with its node.
     """
 
     KIND = 0x105
@@ -896,6 +913,7 @@ class Ended(Message):
     round_trips: U32
     bytes_to_node: U64
     bytes_to_home: U64
+    reason: Blob
 
 
 class Nested(Message):

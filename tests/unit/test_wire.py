@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stubs.wire.codec import FIXED, Attr, Change, Descriptor, Entry, Message
+from stubs.wire.codec import FIXED, Attr, Change, Descriptor, Entry, Message, Usage
 from stubs.wire.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from stubs.wire.frame import HEADER, MAX_FDS, MAX_PAYLOAD, FrameReader, encode_frame
 from stubs.wire.messages import (
@@ -117,6 +117,14 @@ _DESCRIPTOR = st.builds(
     _integers("I32"),
     _BLOB,
 )
+_USAGE = st.builds(
+    Usage,
+    _integers("U32"),
+    _integers("U8"),
+    *[_integers("U64")] * 2,
+    *[_integers("U32")] * 3,
+    *[_integers("U64")] * 2,
+)
 _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "Blob": _BLOB,
     "Blobs": st.lists(_BLOB, max_size=4),
@@ -127,6 +135,7 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "list[Entry]": st.lists(_ENTRY, max_size=3),
     "list[Change]": st.lists(_CHANGE, max_size=3),
     "list[Descriptor]": st.lists(_DESCRIPTOR, max_size=3),
+    "list[Usage]": st.lists(_USAGE, max_size=3),
     **{kind: _integers(kind) for kind in FIXED},
 }
 

@@ -30,6 +30,8 @@ from stubs.wire.messages import (
     Gone,
     Kill,
     Lost,
+    Measure,
+    Measured,
     Position,
     Resize,
     Signal,
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from stubs.home.guests.handover import Files
     from stubs.link.endpoint import Handler, Link
     from stubs.link.loop import Loop
-    from stubs.wire.codec import Message
+    from stubs.wire.codec import Message, Usage
 
 
 class Guests:
@@ -123,6 +125,18 @@ class Guests:
         """Tell whether nothing that the body did until now can have been noticed at home."""
         unused = all(self._streams.passed(number) == n for number, n in guest.passed.items())
         return unused and self._files.is_unseen(guest.pid)
+
+    def measure(self, then: Callable[[list[Usage]], None]) -> None:
+        """Ask the node what its guests use; `then` gets what it says of those that there are."""
+
+        def answered(reply: Message) -> None:
+            usages = reply.usages if isinstance(reply, Measured) else []
+            then([usage for usage in usages if usage.body in self._guests])
+
+        if self._guests:
+            self._link.request(Measure(), answered)
+        else:
+            then([])
 
     def close(self) -> None:
         """Put the terminals back as they were and let go of everything."""

@@ -256,7 +256,7 @@ class Departing:
 
     def _give_up(self, departure: Departure, reason: str) -> None:
         """Note that a node was chosen in vain."""
-        self._placements.ended_at_home(departure.task, 0.0, 0)
+        self._placements.given_up(departure.task, reason)
         self._stay(departure, reason)
 
     def _started(self, departure: Departure, connection: Connection, reply: Message) -> None:
@@ -326,6 +326,8 @@ class Departing:
         self.recording.body_ended(body)
         if body.exited is not None:
             self._placements.ended_away(body)
+        else:
+            self._placements.lost(body)
         if task.parent is not None:
             self._complain(body)
         body.end_deputy()

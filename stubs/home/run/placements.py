@@ -141,8 +141,19 @@ class Placements:
                 round_trips=0,
                 bytes_to_node=0,
                 bytes_to_home=0,
+                reason=b"",
             )
         )
+
+    def given_up(self, task: Task, reason: str) -> None:
+        """Tell that a program runs at home after all, and why."""
+        task.asked = False
+        self.tell(Ended(task.pid, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, os.fsencode(reason)))
+
+    def lost(self, body: Body) -> None:
+        """Tell that a body is lost for good."""
+        reason = os.fsencode(body.lost or "its deputy was killed")
+        self.tell(Ended(body.pid, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, reason))
 
     def ended_away(self, body: Body) -> None:
         """Tell what a body took that has exited."""
@@ -161,6 +172,7 @@ class Placements:
                 round_trips=exited.round_trips,
                 bytes_to_node=exited.bytes_to_node,
                 bytes_to_home=exited.bytes_to_home,
+                reason=b"",
             )
         )
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     class Process(NamedTuple):
         """One process; `ticks` is its CPU time and that of children it has waited for.
 
-        `exiting`: it has left its program for good, though it may wait, as to close a file.
+        `exiting`: it has left its program for good, though it may wait, as to close a file. `rss`
+        in pages.
         """
 
         pid: int
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
         ticks: int
         state: bytes
         exiting: bool
+        threads: int
+        rss: int
 else:
     from collections import namedtuple
 
-    Process = namedtuple("Process", "pid ppid pgrp ticks state exiting")
+    Process = namedtuple("Process", "pid ppid pgrp ticks state exiting threads rss")
 
 _PF_EXITING = 0x4  # include/linux/sched.h
 
@@ -51,7 +54,8 @@ def read_process(pid: int, proc: int | None = None) -> Process | None:
     fields = data[data.rindex(b")") + 2 :].split()
     ticks = sum(map(int, fields[11:15]))
     exiting = bool(int(fields[6]) & _PF_EXITING)
-    return Process(pid, int(fields[1]), int(fields[2]), ticks, fields[0], exiting)
+    threads, rss = int(fields[17]), int(fields[21])
+    return Process(pid, int(fields[1]), int(fields[2]), ticks, fields[0], exiting, threads, rss)
 
 
 def all_processes(proc: int | None = None) -> list[Process]:

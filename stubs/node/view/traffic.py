@@ -43,10 +43,16 @@ class Traffic:
         self.bytes_out += count
         self._add(self.body(pid), 2, count)
 
+    def of(self, body: int) -> tuple[int, int, int]:
+        """Return (round trips, bytes in, bytes out) of a body so far."""
+        round_trips, bytes_in, bytes_out = self._of.get(body, (0, 0, 0))
+        return round_trips, bytes_in, bytes_out
+
     def take(self, body: int) -> tuple[int, int, int]:
         """Return (round trips, bytes in, bytes out) of a body that has ended, and forget it."""
-        round_trips, bytes_in, bytes_out = self._of.pop(body, (0, 0, 0))
-        return round_trips, bytes_in, bytes_out
+        found = self.of(body)
+        self._of.pop(body, None)
+        return found
 
     def _add(self, body: int, index: int, count: int) -> None:
         if not body:

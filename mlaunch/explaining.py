@@ -1,0 +1,260 @@
+"""Explaining: why a program runs where it does, or where one would run now, for `mlaunch why`.
+
+The question is {"do": "why"} with `pid`, or with `exe`, `argv` and `cwd` of a program that does
+not run; nothing is entered anywhere for it. The answer, None for what is not known:
+
+    pid        of the program (a program: None); `mrun` the pid of its own
+    argv, exe
+    state      "running", "ended", or "not running"
+    node, at   where, and since when (seconds since 1970)
+    reason     for that node, or for staying
+    keeps      what keeps it from moving
+    restarts
+    expected   cpu_s (of home's CPU), memory_bytes, round_trips, bytes_to_node, bytes_to_home, why
+               (how all this is known), stays (why it has to run at home, empty if it may go)
+    measured   cpu_s, wall_s, rss_bytes, round_trips, bytes_to_node, bytes_to_home: until now, or
+               until its end
+    ranking    of each place that came into question, best first: name, finish_s and the numbers
+               that the decision used: cpus, idle_cpus, speed (home: 1), rtt_ms, slots_used,
+               queued_s (of home's CPU), memory_available_bytes, load1, running, guests_cpu
+    rejected   reason, nodes (their names)
+    bodies     (of an mrun) how many run
+    child      (of a program not running) all this, had a program under mrun started it
+    history    (of a program not running) runs, node_runs (that found its files there), cpu_s,
+               wall_s, memory_bytes, round_trips, bytes_to_node, bytes_to_home, pooled (other
+               arguments count, too), and last: at, node, reason of the last one remembered
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from mlaunch.errors import LaunchError
+from mlaunch.estimate import relative_speed
+from mlaunch.guess import keeps_together
+from mlaunch.states import HOME, Candidate, NodeState
+from stubs.home.run.proc import read_stat, read_strings
+from stubs.wire.messages import Place
+from stubs.wire.version import VERSION
+
+if TYPE_CHECKING:
+    from mlaunch.journal import Decision, Record
+    from mlaunch.placing import Placing
+    from mlaunch.profiles import Profile
+
+# No family of processes is so deep.
+DEEPEST = 100
+
+
+class Explaining:
+    """Answers who asks why."""
+
+    def __init__(self, placing: Placing) -> None:
+        """Explain what `placing` decides."""
+        self._placing = placing
+        self._journal = placing.journal
+
+    def process(self, pid: int) -> dict[str, Any]:
+        """Explain a process; LaunchError when nothing is known of it."""
+        journal = self._journal
+        mrun = journal.mrun(pid)
+        if mrun is not None and mrun.top is not None:
+            bodies = sum(record.mrun is mrun for record in journal.bodies())
+            return {**self._record(mrun.top), "bodies": bodies}
+        record = journal.running.get(pid) or self._unasked(pid) or journal.remembered.get(pid)
+        for each in reversed(journal.remembered.values()):
+            if record is None and each.top and each.mrun.pid == pid:
+                record = each
+        if record is None:
+            raise LaunchError(f"nothing is known of a process {pid}", "what runs: mlaunch ps", 1)
+        return record if isinstance(record, dict) else self._record(record)
+
+    def program(self, exe: str, argv: list[str], cwd: str) -> dict[str, Any]:
+        """Explain what would happen to a program now."""
+        last = next((r for r in reversed(self._journal.remembered.values()) if r.exe == exe), None)
+        profile = self._placing.ledger.lookup(exe, argv)
+        return {
+            **self._would(exe, argv, cwd, top=True),
+            "child": self._would(exe, argv, cwd, top=False),
+            "history": _history(profile, last),
+        }
+
+    def _record(self, record: Record) -> dict[str, Any]:
+        ended = record.ended
+        keeps = ""
+        if ended is None:
+            keeps = _keeps(record.node, record.decision.program.stays)
+        return {
+            "pid": record.pid,
+            "mrun": record.mrun.pid,
+            "argv": record.argv,
+            "exe": record.exe,
+            "state": "running" if self._journal.running.get(record.pid) is record else "ended",
+            "node": record.node,
+            "at": record.at,
+            "reason": record.reason,
+            "lost": record.lost,
+            "keeps": keeps,
+            "restarts": record.restarts,
+            "measured": _measured(record),
+            **_decision(record.decision),
+        }
+
+    def _would(self, exe: str, argv: list[str], cwd: str, top: bool) -> dict[str, Any]:
+        place = Place(
+            version=VERSION,
+            pid=0,
+            exe=os.fsencode(exe),
+            cwd=os.fsencode(cwd),
+            node=b"",
+            only=[],
+            strict=0,
+            top=top,
+            argv=[os.fsencode(word) for word in argv],
+        )
+        profile = self._placing.ledger.lookup(exe, argv)
+        decision = self._placing.choose(place, exe, argv, profile)
+        return {
+            "pid": None,
+            "mrun": None,
+            "argv": argv,
+            "exe": exe,
+            "state": "not running",
+            "node": decision.node,
+            "at": None,
+            "reason": decision.reason,
+            "keeps": "",
+            "restarts": 0,
+            "measured": None,
+            **_decision(decision),
+        }
+
+    def _unasked(self, pid: int) -> dict[str, Any] | None:
+        """Explain a process under an mrun that was not asked about; None if it is no such one."""
+        line = _line(pid)
+        own = next((mrun for mrun in self._journal.mruns if mrun.pid in line), None)
+        if own is None:
+            return None
+        try:
+            exe, cwd = os.readlink(f"/proc/{pid}/exe"), os.readlink(f"/proc/{pid}/cwd")
+            argv = [os.fsdecode(word) for word in read_strings(pid, "cmdline")]
+        except OSError:
+            return None  # it has just ended
+        found = self._would(exe, argv, cwd, top=False)
+        reason = found["reason"]
+        if found["node"] != HOME:
+            reason = "it was not asked about when it began"
+        for each in line:
+            parent = self._journal.running.get(each)
+            if parent is not None and not parent.away and keeps_together(parent.exe):
+                reason = f"{os.path.basename(parent.exe)} ({each}) stays, and its passes with it"
+        return {
+            **found,
+            "pid": pid,
+            "mrun": own.pid,
+            "state": "running",
+            "node": HOME,
+            "reason": reason,
+            "keeps": _keeps(HOME, reason),
+        }
+
+
+def _line(pid: int) -> list[int]:
+    """Return the ancestors of a process, its parent first."""
+    found: list[int] = []
+    try:
+        while pid > 1 and len(found) < DEEPEST:
+            pid = read_stat(pid).ppid
+            found.append(pid)
+    except OSError:
+        pass  # one of them has just ended
+    return found
+
+
+def _keeps(node: str, stays: str) -> str:
+    if node != HOME:
+        return f"running programs are not moved yet: it stays on {node} until it ends"
+    return stays or "running programs are not moved yet: it stays at home until it ends"
+
+
+def _decision(decision: Decision) -> dict[str, Any]:
+    program = decision.program
+    states = {state.name: state for state in (decision.home, *decision.nodes)}
+    good = [item for item in decision.candidates if item.finish_s is not None]
+    reasons: dict[str, list[str]] = {}
+    for item in decision.candidates:
+        if item.finish_s is None:
+            # Numbers in parentheses differ from node to node.
+            reasons.setdefault(item.reason.partition(" (")[0], []).append(item.name)
+    return {
+        "expected": {
+            "cpu_s": program.cpu_s,
+            "memory_bytes": program.memory,
+            "round_trips": program.round_trips,
+            "bytes_to_node": program.bytes_to_node,
+            "bytes_to_home": program.bytes_to_home,
+            "why": program.why,
+            "stays": program.stays,
+        },
+        "ranking": [_place(item, states.get(item.name), decision.home) for item in good],
+        "rejected": [{"reason": reason, "nodes": names} for reason, names in reasons.items()],
+    }
+
+
+def _place(item: Candidate, state: NodeState | None, home: NodeState) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": item.name, "finish_s": item.finish_s, "reason": item.reason}
+    if state is not None:
+        found |= {
+            "cpus": state.cpus,
+            "idle_cpus": state.idle,
+            "speed": relative_speed(state, home),
+            "rtt_ms": state.rtt_s * 1000,
+            "slots_used": state.slots_used,
+            "queued_s": max(0.0, state.queued_s),
+            "memory_available_bytes": state.memory_available,
+            "load1": state.load1,
+            "running": state.running,
+            "guests_cpu": max(0.0, state.guests_cpu),
+        }
+    return found
+
+
+def _measured(record: Record) -> dict[str, Any] | None:
+    ended, usage = record.ended, record.usage
+    if ended is not None and ended.wall_us:
+        return {
+            "cpu_s": ended.cpu_us / 1e6,
+            "wall_s": ended.wall_us / 1e6,
+            "rss_bytes": ended.maxrss_kib << 10,
+            "round_trips": ended.round_trips,
+            "bytes_to_node": ended.bytes_to_node,
+            "bytes_to_home": ended.bytes_to_home,
+        }
+    if usage is not None:
+        return {
+            "cpu_s": usage.cpu_us / 1e6,
+            "wall_s": max(0.0, record.measured_at - record.at),
+            "rss_bytes": usage.rss_kib << 10,
+            "round_trips": usage.round_trips,
+            "bytes_to_node": usage.bytes_to_node,
+            "bytes_to_home": usage.bytes_to_home,
+        }
+    return None
+
+
+def _history(profile: Profile | None, last: Record | None) -> dict[str, Any] | None:
+    if profile is None:
+        return None
+    return {
+        "runs": profile.runs,
+        "node_runs": profile.node_runs,
+        "cpu_s": profile.cpu_s,
+        "wall_s": profile.wall_s,
+        "memory_bytes": profile.memory,
+        "round_trips": profile.round_trips,
+        "bytes_to_node": profile.bytes_to_node,
+        "bytes_to_home": profile.bytes_to_home,
+        "pooled": profile.pooled,
+        "last": last and {"at": last.at, "node": last.node, "reason": last.reason},
+    }
