@@ -35,6 +35,7 @@ stays at home, and each of those is placed on its own: mrun make -j8 spreads a b
       --stats FILE       write a receipt of the run as JSON when done
       --trace FILE       write the story of the run when done: what ran where and when,
                          for mlaunch report and for Perfetto
+      --progress         show on the terminal how PROGRAM comes along on its node
   -v, --verbose          say what is decided and why
   -h, --help             show this and exit
       --version          show the version and exit
@@ -80,6 +81,10 @@ def _set_stay(options: Options) -> None:
     """Bodies do not migrate by themselves yet; the option is there for scripts."""
 
 
+def _set_progress(options: Options) -> None:
+    options.progress = True
+
+
 def _set_verbose(options: Options) -> None:
     options.verbose = True
 
@@ -101,6 +106,7 @@ VALUED: dict[str, Callable[[Options, str], None]] = {
 FLAGS: dict[str, Callable[[Options], None]] = {
     "--stay": _set_stay,
     "--no-fallback": _set_no_fallback,
+    "--progress": _set_progress,
     "--verbose": _set_verbose,
     "--help": _show_help,
     "--version": _show_version,

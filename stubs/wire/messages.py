@@ -943,6 +943,14 @@ class Computed(Message):
     body: U32
 
 
+class Progress(Message):
+    """M→L posted: show on the terminal, if that is free, how the body on `node` comes along."""
+
+    KIND = 0x108
+    body: U32
+    node: Blob
+
+
 class Query(Message):
     """The mlaunch command to D: a request in JSON. Reply: Answer."""
 

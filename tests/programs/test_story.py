@@ -120,22 +120,16 @@ def test_a_browser_shows_the_page(run: Path) -> None:
     assert numbers == sorted(numbers, reverse=True)
 
 
-def test_the_tables_need_no_script(run: Path) -> None:
-    found = browser.load(run / "run.html", scripts=False)
-    assert "ready" not in found.data
-    assert found.count["table"] == 3
-    assert found.count["svg"] == len(
-        [e for e in events(read(run), "M") if e["name"] == "process_name"]
-    )
+@pytest.mark.parametrize("settings", ["", DARK, "scriptEnabled=false"])
+def test_it_is_a_picture(run: Path, settings: str) -> None:
+    width, height, rows = browser.rows(browser.picture(run / "run.html", settings))
+    assert (width, height) == (1200, 900)
+    assert len(set(rows)) > 150
 
 
-def test_it_is_a_picture_in_light_and_in_dark(run: Path) -> None:
-    light = browser.rows(browser.picture(run / "run.html"))
-    dark = browser.rows(browser.picture(run / "run.html", dark=True))
-    for width, height, rows in (light, dark):
-        assert (width, height) == (1200, 900)
-        assert len(set(rows)) > 150
-    assert light != dark
+def test_the_dark_picture_is_another(run: Path) -> None:
+    pictures = [browser.picture(run / "run.html", settings) for settings in ("", DARK)]
+    assert pictures[0] != pictures[1]
 
 
 EVIL = "</script><script>document.documentElement.dataset.error = 'run'</script>\x1b[2J"

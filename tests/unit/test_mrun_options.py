@@ -37,11 +37,11 @@ def test_a_node_is_given_in_every_usual_way(words: list[str]) -> None:
 
 def test_all_options_at_once() -> None:
     words = ["--only", "a,b", "--only=c", "--stay", "--no-fallback", "--stats", "f", "--verbose"]
-    words += ["--trace=g"]
+    words += ["--trace=g", "--progress"]
     options = parse([*words, "p", ""])
     assert options.only == ["a", "b", "c"]
     assert not options.fallback
-    assert (options.stats, options.trace) == ("f", "g")
+    assert (options.stats, options.trace, options.progress) == ("f", "g", True)
     assert options.verbose
     assert options.argv == [b"p", b""]
 

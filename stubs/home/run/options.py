@@ -16,4 +16,5 @@ class Options:
         self.fallback = True
         self.stats: str | None = None
         self.trace: str | None = None
+        self.progress = False
         self.verbose = False

@@ -32,6 +32,7 @@ from stubs.home.run.records import Records
 from stubs.home.run.signals import is_fatal
 from stubs.home.run.tree import Task, Tree
 from stubs.link.loop import READ, Loop
+from stubs.wire.messages import Progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from stubs.home.run.launch import Given
     from stubs.home.run.options import Options
 
+
+# How often a status line is made anew.
+PROGRESS_SECONDS = 0.5
 
 # A signal to a process group reaches all of it within this time.
 SAME_SIGNAL_SECONDS = 0.1
@@ -240,8 +244,16 @@ class Session:
             assert departure.capture is not None
             self._running = True
             self._front.take_body(body, departure.capture.terminal, self._options.verbose)
+            if self._options.progress and os.isatty(2):
+                self._show_progress(body)
             launch.let_go_of_streams()
             self._look()
+
+    def _show_progress(self, body: Body) -> None:
+        """Have the link process show it, which also shows what the body writes."""
+        if not body.ended:
+            body.post(Progress(body.pid, os.fsencode(body.departure.node)))
+            self._loop.call_later(PROGRESS_SECONDS, lambda: self._show_progress(body))
 
     def _run_at_home(self) -> None:
         """Have the program run at home, traced, so that what it starts can be placed."""
