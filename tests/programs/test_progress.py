@@ -69,7 +69,7 @@ def test_a_program_writes_as_if_there_were_no_line(
 )
 def test_where_it_would_disturb_there_is_none(screen: Screen, command: str) -> None:
     screen.enter(command)
-    never_until(screen, STATUS, "over")
+    never_until(screen, STATUS, r"(\$ )?over")
 
 
 def test_a_stopped_program_leaves_no_line(screen: Screen) -> None:
@@ -89,5 +89,5 @@ def test_without_a_terminal_for_errors_there_is_none(
     screen: Screen, ready_home: Host, work: str
 ) -> None:
     screen.enter(f"{MRUN} sh -c 'sleep 4; echo over' 2> errors")
-    never_until(screen, STATUS, "over")
+    never_until(screen, STATUS, r"(\$ )?over")
     assert ready_home.read(f"{work}/errors") == b""
