@@ -53,7 +53,7 @@ class HomeLoad:
         if passed < LEAST_SAMPLE_S:
             return
         self._at = now
-        self._load = self._probe.load(0, -1)
+        self._load = self._probe.load(0)
         self.slots.cpus = self._left(self._load.cpus_milli / 1000)
         # Nobody measures what children at home use; but all that do are known.
         computed_s = self.slots.computed_s(now)
@@ -63,7 +63,7 @@ class HomeLoad:
     def state(self) -> NodeState:
         """Return what placement wants to know of home."""
         # Before the first sample there is only the load average to go by.
-        load = self._load or self._probe.load(0, -1)
+        load = self._load or self._probe.load(0)
         cpus = load.cpus_milli / 1000
         idle = load.idle_milli if self._load else load.cpus_milli - load.load1_milli
         return NodeState(

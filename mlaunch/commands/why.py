@@ -147,18 +147,19 @@ def _measured(measured: dict[str, Any]) -> str:
 
 
 def _traffic(numbers: dict[str, Any]) -> str:
-    return (
-        f"{numbers['round_trips']:.0f} round trips, {size(numbers['bytes_to_node'])} to the node,"
-        f" {size(numbers['bytes_to_home'])} to home"
-    )
+    text = f"{numbers['round_trips']:.0f} round trips"
+    for key, where in (("bytes_to_node", "to the node"), ("bytes_to_home", "to home")):
+        if numbers[key]:
+            text += f", {size(numbers[key])} {where}"
+    return text
 
 
 def _ranking(answer: dict[str, Any]) -> list[str]:
     """Return the places that came into question as a table, and those that did not."""
     places = [place for place in answer["ranking"] if "cpus" in place]
     found = []
-    # One that stays whatever the load was compared with nothing.
-    if len(places) > 1 or (places and places[0]["name"] != "home"):
+    # What stays whatever the load, or was sent to a node by name, was compared with nothing.
+    if len(places) > 1 or (places and places[0]["finish_s"] and places[0]["name"] != "home"):
         rows = [_cells(place) for place in places[:MOST_PLACES]]
         found += [f"  {line}" for line in lines(COLUMNS, rows, None)]
         if len(places) > MOST_PLACES:

@@ -30,6 +30,7 @@ from stubs.wire.version import VERSION
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stubs.link.endpoint import Handler
+    from stubs.node.capsule.processes import Process
     from stubs.node.guests import Guests
     from stubs.node.streams.streams import Streams
     from stubs.node.view.view import View
@@ -168,7 +169,7 @@ class Agent:
             ),
         )
         # Home is about to choose a node: it must not take one for idle that it knows nothing of.
-        self._link.post(self._probe.load(0, -1))
+        self._link.post(self._probe.load(0))
         if not self._probe.speed:
             self._loop.call_later(SPEED_SECONDS, self._measure_speed)
 
@@ -207,8 +208,11 @@ class Agent:
             self._rpc.close(f"nothing from home for {SILENCE_SECONDS:.0f} s")
             return
         if self._greeted:
-            guests = self._guests.count if self._guests is not None else 0
-            self._link.post(self._probe.load(guests, self._capsule.proc))
+            self._capsule.census(self._tell_load)
+
+    def _tell_load(self, processes: list[Process]) -> None:
+        guests = self._guests.count if self._guests is not None else 0
+        self._link.post(self._probe.load(guests, processes))
 
     def _measure_speed(self) -> None:
         """Measure in a child, since the loop must not stand still."""

@@ -11,12 +11,13 @@ import os
 import time
 import zlib
 
-from stubs.node.capsule.processes import all_processes
 from stubs.wire.messages import Load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from stubs.node.capsule.processes import Process
 
 NOBODY = 0xFFFFFFFF  # Load.owner_idle_s
 
@@ -89,8 +90,8 @@ class Probe:
         self._guest_ticks = 0
         self._began = self._when = time.monotonic()
 
-    def load(self, guests: int, proc: int) -> Load:
-        """Return the load now; `proc` is the capsule's /proc, -1 while there is none."""
+    def load(self, guests: int, processes: Iterable[Process] = ()) -> Load:
+        """Return the load now; `processes` are those of the capsule."""
         now = time.monotonic()
         stat = _cpu_times()
         elapsed, self._when = max(now - self._when, 1e-3), now
@@ -101,7 +102,7 @@ class Probe:
         elif spent > 0:
             self._idle = max(0.0, (stat[3] + stat[4] - self._stat[3] - self._stat[4]) / spent)
             self._stat = stat
-        ticks = sum(process.ticks for process in all_processes(proc)) if proc >= 0 else 0
+        ticks = sum(process.ticks for process in processes)
         used = max(0, ticks - self._guest_ticks) / _TICKS / elapsed
         self._guest_ticks = ticks
         cpus = usable_cpus()

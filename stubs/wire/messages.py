@@ -1059,6 +1059,23 @@ class Foreground(Message):
     pgrp: U32
 
 
+class Census(Message):
+    """A→C: every process of the capsule. Reply: Counted.
+
+    The agent must not look itself: /proc/PID/stat of a program that is being exec'ed waits for the
+    end of that, and the exec for the agent, which has to answer the FLUSH of what it closes.
+    """
+
+    KIND = 0x147
+
+
+class Counted(Message):
+    """C→A: the processes, as numbers: see stubs.node.capsule.processes."""
+
+    KIND = 0x148
+    processes: U64s
+
+
 class Find(Message):
     """A→its shelf: contents by their hashes. Posted back: Contents for each range, in order.
 

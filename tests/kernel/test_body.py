@@ -20,6 +20,8 @@ from stubs.wire.messages import (
     Continued,
     Exited,
     Gone,
+    Measure,
+    Measured,
     Position,
     Signal,
     Spawned,
@@ -192,6 +194,25 @@ def test_an_inherited_file_goes_on_where_it_was_and_tells_where_it_got_to(
     status, output = bed.run("bash", "-c", "head -c 4", descriptors=[file])
     assert (status, output) == (0, b"3456")
     assert bed.wait_for(Position, fd=0).offset == 7
+
+
+def test_bodies_are_measured_while_they_exec(bed: Bed, home: Path) -> None:
+    # Each exec closes files of the view, and waits for the agent's answers with what /proc/PID/stat
+    # waits for: an agent that reads that itself would wait for a program that waits for it.
+    (home / "desk" / "input").write_bytes(b"0123456789")
+    again = (
+        "my ($code, $left) = @ARGV; exit 0 unless $left;"
+        'open($file[$_], "<", "/desk/input") or die for 1 .. 40;'
+        'exec "perl", "-e", $code, $code, $left - 1;'
+    )
+    assert isinstance(bed.spawn("perl", "-e", again, again, "150"), Spawned)
+    measured = 0
+    while not bed.all(Exited):
+        answer = bed.ask(Measure())
+        assert isinstance(answer, Measured)
+        measured += sum(usage.body == PID for usage in answer.usages)
+    assert bed.wait_for(Exited).status == 0
+    assert measured > 10
 
 
 def test_descriptors_that_share_an_open_file_share_its_offset(bed: Bed, home: Path) -> None:

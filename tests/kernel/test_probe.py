@@ -37,7 +37,7 @@ def test_the_cgroups_above_ours_count() -> None:
 def test_a_load_is_plausible() -> None:
     sampler = probe.Probe()
     total = sum(number * number for number in range(300_000))
-    load = sampler.load(3, -1)
+    load = sampler.load(3)
     assert total
     assert load.guests == 3
     assert 0 <= load.idle_milli <= load.cpus_milli

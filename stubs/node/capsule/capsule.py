@@ -17,7 +17,17 @@ from stubs.abi.unistd import close_except
 from stubs.link.endpoint import Endpoint
 from stubs.link.stream import SocketStream
 from stubs.node.capsule import init
-from stubs.wire.messages import Done, Enter, Error, Furnish, MountView, Spawned
+from stubs.node.capsule.processes import from_numbers
+from stubs.wire.messages import (
+    Census,
+    Counted,
+    Done,
+    Enter,
+    Error,
+    Furnish,
+    MountView,
+    Spawned,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +35,7 @@ if TYPE_CHECKING:
 
     from stubs.link.endpoint import Handler
     from stubs.link.loop import Loop
+    from stubs.node.capsule.processes import Process
     from stubs.wire.codec import Message
     from stubs.wire.messages import Hello
 
@@ -67,6 +78,18 @@ class Capsule:
         self._hello, self._serve, self._ready = hello, serve, ready
         self.full_map = hello.uid == 0 and os.geteuid() == 0
         self.init.request(Enter(), self._entered)
+
+    def census(self, then: Callable[[list[Process]], None]) -> None:
+        """Call `then` with every process in the capsule; with none while there is no capsule."""
+
+        def counted(answer: Message) -> None:
+            found = from_numbers(answer.processes) if isinstance(answer, Counted) else []
+            then(found)
+
+        if self.proc >= 0:
+            self.init.request(Census(), counted)
+        else:
+            then([])
 
     def close(self) -> None:
         """Kill everything in the capsule and wait for its end. The view must be closed before."""

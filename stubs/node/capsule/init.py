@@ -46,8 +46,9 @@ from stubs.link.endpoint import Endpoint
 from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream
 from stubs.node.capsule.ghost import GhostProcess
+from stubs.node.capsule.processes import all_processes, to_numbers
 from stubs.node.capsule.root import MOUNT_POINTS, plan
-from stubs.wire.messages import Done, Enter, Error, Furnish, MountView, Spawned
+from stubs.wire.messages import Census, Counted, Done, Enter, Error, Furnish, MountView, Spawned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,12 +77,14 @@ class Init:
             Enter: self._answering(self._enter),
             MountView: self._answering(self._mount_view),
             Furnish: self._answering(self._furnish),
+            Census: self._answering(self._census),
         }
         self._agent = Endpoint(
             self._loop, SocketStream(sock), self._handlers, lambda _: self._leave(), "agent"
         )
         self._root = b""  # where the view is mounted, once it is
         self._agent_ends = -1
+        self._proc = -1
 
     def run(self) -> None:
         """Serve until the agent lets go."""
@@ -140,7 +143,11 @@ class Init:
         _sethostname(message.hostname, len(message.hostname))
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         fds = [os.open("/proc", flags), os.open("/dev/pts", flags)]
+        self._proc = os.open("/proc", flags)
         self._agent.reply(self._tag, Done(), fds)
+
+    def _census(self, _: Message) -> None:
+        self._agent.reply(self._tag, Counted(to_numbers(all_processes(self._proc))))
 
     def _watch_agent(self) -> None:
         """Hear of the agent's end, by a signal too: its socket stays open while it cannot die."""

@@ -1,6 +1,8 @@
 """The processes of the capsule, as /proc shows them to one of them: who descends from whom.
 
-Only /proc/PID/stat is read: cmdline and environ could make the reader wait for the home view.
+Only /proc/PID/stat is read: cmdline and environ could make the reader wait for the home view. Even
+stat waits while its process is within execve(2), and that may wait for the view (FLUSH of what is
+closed on exec): so the agent, who serves the view, never reads it, but asks pid 1 (Census).
 """
 
 from __future__ import annotations
@@ -63,6 +65,25 @@ def all_processes(proc: int | None = None) -> list[Process]:
     names = os.listdir("/proc" if proc is None else proc)
     found = [read_process(int(name), proc) for name in names if name.isdigit()]
     return [process for process in found if process is not None]
+
+
+def to_numbers(processes: list[Process]) -> list[int]:
+    """Return them as Counted carries them; `from_numbers` is the way back."""
+    found: list[int] = []
+    for each in processes:
+        found += (each.pid, each.ppid, each.pgrp, each.ticks)
+        found += (each.state[0], int(each.exiting), each.threads, each.rss)
+    return found
+
+
+def from_numbers(numbers: list[int]) -> list[Process]:
+    """Return the processes that `to_numbers` was given."""
+    width = len(Process._fields)
+    rows = (numbers[at : at + width] for at in range(0, len(numbers), width))
+    return [
+        Process(pid, ppid, pgrp, ticks, bytes((state,)), bool(exiting), threads, rss)
+        for pid, ppid, pgrp, ticks, state, exiting, threads, rss in rows
+    ]
 
 
 def descendants(root: int) -> list[Process]:

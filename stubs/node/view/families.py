@@ -6,7 +6,8 @@ process, while it waits for the answer to its request, in the capsule's /proc.
 
 from __future__ import annotations
 
-from stubs.node.capsule.processes import read_process
+import os
+
 from stubs.wire.messages import Family
 
 TYPE_CHECKING = False
@@ -45,10 +46,28 @@ class Families:
 
     def _body_of(self, pid: int) -> int:
         for _ in range(_DEEPEST):
-            process = read_process(pid, self._proc)
-            if process is None or process.ppid <= 1:
+            pid = self._parent(pid)
+            if pid <= 1:
                 return 0
-            pid = process.ppid
             if self._is_body(pid):
                 return pid
         return 0
+
+    def _parent(self, pid: int) -> int:
+        """Return the parent of a process, 0 if it has gone.
+
+        /proc/PID/stat would tell it, too, but waits for the end of an execve(2), which may be
+        waiting for our answer.
+        """
+        try:
+            fd = os.open(f"{pid}/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        except OSError:
+            return 0
+        try:
+            text = os.read(fd, 4096)
+        except ProcessLookupError:
+            return 0
+        finally:
+            os.close(fd)
+        found = text.partition(b"\nPPid:")[2].split(None, 1)
+        return int(found[0]) if found else 0
