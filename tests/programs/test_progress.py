@@ -59,16 +59,19 @@ def test_a_program_writes_as_if_there_were_no_line(
 
 
 @pytest.mark.parametrize(
-    "command",
+    ("script", "after", "mark"),
     [
-        f"{MRUN} sh -c 'stty -icanon -echo; echo raw; sleep 4; stty icanon echo; echo over'",
-        f"{MRUN} sh -c 'sleep 4; echo over' &",
-        f"{MRUN} sh -c 'printf prompt:; sleep 4; echo; echo over'",
+        ("stty -icanon -echo; echo raw; sleep 4; stty icanon echo; echo over", "", "raw"),
+        ("sleep 4; echo over", " &", r"\[1\] \d+"),
+        ("printf prompt:; sleep 4; echo; echo over", "", "prompt:"),
     ],
     ids=["raw mode", "in the background", "after a prompt"],
 )
-def test_where_it_would_disturb_there_is_none(screen: Screen, command: str) -> None:
-    screen.enter(command)
+def test_where_it_would_disturb_there_is_none(
+    screen: Screen, script: str, after: str, mark: str
+) -> None:
+    screen.enter(f"{MRUN} sh -c '{script}'{after}")
+    screen.wait_for(mark)
     never_until(screen, STATUS, r"(\$ )?over")
 
 
