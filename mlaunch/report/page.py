@@ -22,7 +22,7 @@ from mlaunch.report.summary import Sum
 # How many programs have a colour of their own; page.css has as many.
 COLOURS = 8
 
-SLOWEST = 25
+SLOWEST = 20
 MOST_PROGRAMS = 60
 PARTS = 160
 
@@ -228,7 +228,7 @@ def _slowest(story: Story) -> str:
                 _number(bar.numbers.get("cpu_s", 0), _cpu(bar)),
                 *_traffic(summary.total([bar])),
                 _text("", _ending(bar)),
-                _text(bar.why),
+                f'<td class="why">{escape(bar.why)}</td>',
             ]
         )
     columns = [
