@@ -17,6 +17,7 @@ from mlaunch.commands.daemon import daemon
 from mlaunch.commands.doctor import doctor
 from mlaunch.commands.nodes import nodes
 from mlaunch.commands.ps import ps
+from mlaunch.commands.report import report
 from mlaunch.commands.top import top
 from mlaunch.commands.why import why
 from mlaunch.errors import FAILED, LaunchError
@@ -28,7 +29,7 @@ def mlaunch() -> None:
     """Look after the nodes on which mrun runs programs."""
 
 
-for command in (nodes, top, ps, why, doctor, daemon, completion):
+for command in (nodes, top, ps, why, report, doctor, daemon, completion):
     mlaunch.add_command(command)
 
 

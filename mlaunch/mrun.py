@@ -33,6 +33,9 @@ stays at home, and each of those is placed on its own: mrun make -j8 spreads a b
       --stay             no automatic migration
       --no-fallback      exit with 125 rather than run at home for want of a node
       --stats FILE       write a receipt of the run as JSON when done
+      --trace FILE       write the story of the run when done: what ran where and when,
+                         for mlaunch report and for Perfetto
+      --progress         show on the terminal how PROGRAM comes along on its node
   -v, --verbose          say what is decided and why
   -h, --help             show this and exit
       --version          show the version and exit
@@ -64,12 +67,22 @@ def _set_stats(options: Options, value: str) -> None:
     options.stats = value
 
 
+def _set_trace(options: Options, value: str) -> None:
+    if not value:
+        raise MrunError("option --trace: the name is empty", TRY)
+    options.trace = value
+
+
 def _set_no_fallback(options: Options) -> None:
     options.fallback = False
 
 
 def _set_stay(options: Options) -> None:
     """Bodies do not migrate by themselves yet; the option is there for scripts."""
+
+
+def _set_progress(options: Options) -> None:
+    options.progress = True
 
 
 def _set_verbose(options: Options) -> None:
@@ -88,10 +101,12 @@ VALUED: dict[str, Callable[[Options, str], None]] = {
     "--node": _set_node,
     "--only": _set_only,
     "--stats": _set_stats,
+    "--trace": _set_trace,
 }
 FLAGS: dict[str, Callable[[Options], None]] = {
     "--stay": _set_stay,
     "--no-fallback": _set_no_fallback,
+    "--progress": _set_progress,
     "--verbose": _set_verbose,
     "--help": _show_help,
     "--version": _show_version,

@@ -935,8 +935,8 @@ class Ended(Message):
 class Nested(Message):
     """M→M: what an mrun that runs under another asks for its program, which it becomes then.
 
-    Reply: Done, or Refused. As in Place; `stats` the path of a receipt, or empty; `verbose` 1: say
-    what is decided.
+    Reply: Done, or Refused. As in Place; `stats` and `trace` are paths of a receipt and of a story,
+    or empty; `verbose` 1: say what is decided.
     """
 
     KIND = 0x106
@@ -946,6 +946,7 @@ class Nested(Message):
     strict: U8
     verbose: U8
     stats: Blob
+    trace: Blob
 
 
 class Computed(Message):
@@ -956,6 +957,14 @@ class Computed(Message):
 
     KIND = 0x107
     body: U32
+
+
+class Progress(Message):
+    """M→L posted: show on the terminal, if that is free, how the body on `node` comes along."""
+
+    KIND = 0x108
+    body: U32
+    node: Blob
 
 
 class Query(Message):

@@ -175,20 +175,25 @@ def bench_many(rounds: int) -> None:
 
 
 def bench_spawn(rounds: int) -> None:
-    """Start 1000 programs at home, natively and traced: CPU of all that is at home."""
+    """Start 1000 programs at home, natively, traced, with --trace: CPU of all that is at home."""
     loop = f"i=0; while [ $i -lt {SPAWNS} ]; do /bin/true; i=$((i + 1)); done"
     native: list[float] = []
     traced: list[float] = []
+    told: list[float] = []
+    under = ("mrun", "--node", "home")
+    ways = (((), native), (under, traced), ((*under, "--trace", "/tmp/story.json"), told))
     with Cluster("bench-build", nodes=1, cpu=1.0) as cluster:
         home = cluster.home
         add_nodes(home, "n1")
         for _ in range(rounds):
-            for prefix, samples in (((), native), (("mrun", "--node", "home"), traced)):
+            for prefix, samples in ways:
                 before = home.cpu_seconds()
                 home.run((*prefix, "sh", "-c", loop), timeout=300, check=True)
                 samples.append(1e3 * (home.cpu_seconds() - before) / SPAWNS)
     base = show("native, each", native, "ms")
-    print(f"  tracing adds {show('traced, each', traced, 'ms') - base:.3f} ms CPU to each")
+    mrun = show("traced, each", traced, "ms")
+    print(f"  tracing adds {mrun - base:.3f} ms CPU to each")
+    print(f"  --trace takes {show('with --trace, each', told, 'ms') / mrun:.3f} x that")
 
 
 def bench_down(rounds: int) -> None:

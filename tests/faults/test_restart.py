@@ -9,8 +9,10 @@ from tests.cluster import Cluster, Host, Process
 from tests.cluster.waiting import wait_until
 from tests.faults.traces import Traces
 from tests.programs.nodes import add_nodes
+from tests.traceformat import check, events
 
 RECEIPT = "/tmp/receipt.json"
+STORY = "/tmp/story.json"
 # Noise, so that it takes gzip some seconds.
 DATA = "openssl enc -aes-128-ctr -pass pass:x -nosalt -pbkdf2 < /dev/zero 2>&- | head -c 60000000"
 
@@ -24,7 +26,8 @@ def three(make_cluster: Callable[..., Cluster]) -> Cluster:
 
 
 def start(home: Host, *program: str) -> Process:
-    return home.popen(("mrun", "--only", "n1,n2", "--no-fallback", "--stats", RECEIPT, *program))
+    files = ("--stats", RECEIPT, "--trace", STORY)
+    return home.popen(("mrun", "--only", "n1,n2", "--no-fallback", *files, *program))
 
 
 def node_of(cluster: Cluster, words: str) -> Host:
@@ -57,6 +60,10 @@ def test_a_program_that_only_made_files_ends_as_if_nothing_had_been(
     (body,) = json.loads(three.home.read(RECEIPT))["bodies"]
     assert body["restarts"] == 1
     assert body["node"] != node.name
+    story = json.loads(three.home.read(STORY))
+    check(story)
+    assert [bar["args"]["end"] for bar in events(story, "X")] == ["lost", "exited"]
+    assert [arrow["cat"] for arrow in events(story, "s")] == ["restart"]
     three.repair()
     traces.assert_gone()
 

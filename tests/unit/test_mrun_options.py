@@ -37,10 +37,11 @@ def test_a_node_is_given_in_every_usual_way(words: list[str]) -> None:
 
 def test_all_options_at_once() -> None:
     words = ["--only", "a,b", "--only=c", "--stay", "--no-fallback", "--stats", "f", "--verbose"]
+    words += ["--trace=g", "--progress"]
     options = parse([*words, "p", ""])
     assert options.only == ["a", "b", "c"]
     assert not options.fallback
-    assert options.stats == "f"
+    assert (options.stats, options.trace, options.progress) == ("f", "g", True)
     assert options.verbose
     assert options.argv == [b"p", b""]
 
@@ -61,6 +62,7 @@ def test_words_need_not_be_text() -> None:
         (["-n"], "option --node needs a value"),
         (["--stats"], "option --stats needs a value"),
         (["--node=", "true"], "option --node: the name is empty"),
+        (["--trace=", "true"], "option --trace: the name is empty"),
         (["--only", "a,,b", "true"], "option --only: a name is empty"),
         (["--stay=yes", "true"], "option --stay takes no value"),
     ],

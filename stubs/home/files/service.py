@@ -134,6 +134,7 @@ class FileService:
                 Hashes(loop, learned[1]),
             )
         self._unacknowledged = 0
+        self._last_read: Read | None = None
 
     # for the link process
 
@@ -232,6 +233,14 @@ class FileService:
         self.effects.undo(body)
         return True
 
+    def reading(self) -> tuple[bytes, int, int] | None:
+        """Return the file that the node read last: its name, up to where, its size."""
+        last = self._last_read
+        inode = None if last is None else self._tree.table.find(last.id)
+        if last is None or inode is None:
+            return None
+        return inode.name, last.offset + last.size, inode.size
+
     def barrier(self) -> None:
         """Tell the node all that has changed until now; to be called before what makes it act."""
         self._coherence.barrier()
@@ -314,6 +323,7 @@ class FileService:
         if message.size > MAX_READ or message.offset > OFFSET_MAX - MAX_READ:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         inode = self._tree.table.get(message.id)
+        self._last_read = message
         return Data(os.pread(self._contents.reader(inode), message.size, message.offset))
 
     def _readlink(self, message: Readlink) -> Message:

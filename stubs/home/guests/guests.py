@@ -15,6 +15,7 @@ import errno
 import os
 import signal
 
+from stubs.home.guests import status
 from stubs.home.guests.guest import Guest, Session
 from stubs.home.guests.handover import Handover
 from stubs.home.guests.streams import Streams
@@ -33,6 +34,7 @@ from stubs.wire.messages import (
     Measure,
     Measured,
     Position,
+    Progress,
     Resize,
     Signal,
     Spawn,
@@ -98,6 +100,7 @@ class Guests:
             Signal: lambda message, tag, fds: self._signal(session, message),
             Resize: lambda message, tag, fds: self._relay(session, message),
             Kill: lambda message, tag, fds: self._relay(session, message),
+            Progress: lambda message, tag, fds: self._progress(session, message),
         }
         endpoint = Endpoint(
             self._loop,
@@ -137,6 +140,24 @@ class Guests:
             self._link.request(Measure(), answered)
         else:
             then([])
+
+    def _progress(self, session: Session, message: Progress) -> None:
+        guest = self._guests.get(message.body)
+        if guest is None or guest.session is not session:
+            return  # it has ended; mrun will hear of it
+        node = message.node.decode(errors="replace")
+        self.measure(lambda usages: self._show(guest, node, usages))
+
+    def _show(self, guest: Guest, node: str, usages: list[Usage]) -> None:
+        """Show how a body comes along; what is read can be told of one that is alone here only."""
+        if guest.exited or guest.terminal is None:
+            return
+        reading = self._files.reading() if len(self._guests) == 1 else None
+        for usage in usages:
+            if usage.body == guest.pid:
+                guest.terminal.show_status(
+                    lambda width: status.line(node, usage, reading, width)  # noqa: B023  # at once
+                )
 
     def close(self) -> None:
         """Put the terminals back as they were and let go of everything."""

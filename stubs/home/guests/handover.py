@@ -56,6 +56,9 @@ if TYPE_CHECKING:
         def is_unseen(self, body: int) -> bool:
             """Tell whether a body that is lost changed no file but those that it made itself."""
 
+        def reading(self) -> tuple[bytes, int, int] | None:
+            """Return the file that the node read last: its name, up to where, its size."""
+
         def settle(self) -> None:
             """Finish what a body changed until now; before home may act on it."""
 

@@ -29,6 +29,10 @@ ECHO_SECONDS = 3.0
 RETURN_SECONDS = 0.1
 
 
+# A status line is shown once bodies have written nothing for so long.
+QUIET_SECONDS = 1.0
+
+
 class Screen:
     """An Outlet: what bodies write to the terminal."""
 
@@ -41,6 +45,9 @@ class Screen:
         self._sink = Sink(loop, link, number, end, link.post)
         self._echo = b""
         self._echo_until = 0.0
+        self._written = 0.0  # when bodies wrote last
+        self._line_is_open = False  # by them: the cursor stands behind something
+        self._has_status = False
         self._return: Timer | None = None  # a carriage return is held back until then
 
     def expect(self, echo: bytes) -> None:
@@ -65,7 +72,25 @@ class Screen:
         if len(data) < count:
             self._link.post(StreamTaken(self._number, count - len(data)))
         if data:
+            self.hide_status()
+            self._written = time.monotonic()
+            self._line_is_open = not data.endswith(b"\n")
             self._sink.put(data)
+
+    def show_status(self, line: bytes) -> None:
+        """Show a line of our own where the cursor is until a body writes, unless one just has.
+
+        It is shorter than the screen is wide.
+        """
+        if self._line_is_open or time.monotonic() < self._written + QUIET_SECONDS:
+            return
+        self._has_status = self._sink.aside(b"\r" + line + b"\x1b[K\r") or self._has_status
+
+    def hide_status(self) -> None:
+        """Take our line away; the cursor stands where it stood before."""
+        if self._has_status:
+            self._has_status = False
+            self._sink.aside(b"\r\x1b[K")
 
     def _take_return(self) -> int:
         """Return how many bytes were held back, and hold nothing back any more."""
@@ -95,6 +120,7 @@ class Screen:
 
     def end(self) -> None:
         """Show what is left and close."""
+        self.hide_status()
         self._release_return()
         self._sink.end()
 
@@ -105,5 +131,6 @@ class Screen:
 
     def close(self) -> None:
         """Close now."""
+        self.hide_status()
         self._take_return()
         self._sink.close()

@@ -72,6 +72,15 @@ class Sink:
         if len(self._waiting) == 1:
             self._write()
 
+    def aside(self, data: bytes) -> bool:
+        """Write `data` of our own, which is nobody's stream, unless something waits before it."""
+        if self._end is None or self._waiting:
+            return False
+        try:
+            return self._end.write(memoryview(data)) == len(data)
+        except OSError:
+            return False  # the next write of a body will find out
+
     def end(self) -> None:
         """Close home's end once all is written, so that its reader sees the end of the file."""
         if self._ended:

@@ -128,8 +128,25 @@ class Terminal:
         spawn.termios = modes.pack(self._node)
         self._settle()
 
+    def show_status(self, text: Callable[[int], bytes]) -> None:
+        """Show a status line, which `text` makes for a width, if that disturbs nobody.
+
+        No body may be reading or have changed the modes, as what fills the screen does; and one at
+        least must be in the foreground.
+        """
+        busy = self._hung_up or self._wanted or self._changed() or self._applied is not None
+        if busy or not self._in_front():
+            self.screen.hide_status()
+            return
+        try:
+            width = os.get_terminal_size(self._fd).columns
+        except OSError:
+            return  # it hangs up just now
+        self.screen.show_status(text(width))
+
     def pause(self, pid: int) -> None:
         """Note that a body has stopped: its mrun will, and the shell takes the terminal."""
+        self.screen.hide_status()
         if pid in self._members:
             self._members[pid].stopped = True
             self._settle()
@@ -160,6 +177,7 @@ class Terminal:
 
     def leave(self, pid: int, status: int | None) -> None:
         """Let go of a body that ended with that wait status; None: it was, or will be, killed."""
+        self.screen.hide_status()
         if pid not in self._members:
             return
         in_front = self._in_front()
@@ -200,10 +218,12 @@ class Terminal:
     def _set_node_modes(self, node: modes.Modes) -> None:
         self._node = node
         self.screen.node = node
+        self.screen.hide_status()
 
     def want(self, count: int) -> None:
         """Note that a body waits for up to `count` bytes; 0: it does not any more."""
         self._wanted = count
+        self.screen.hide_status()
         self._background_polls = 0
         if not count:
             self._loop.forget(self._fd)

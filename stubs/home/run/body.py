@@ -14,6 +14,7 @@ import time
 from stubs.abi.signalfd import SI_KERNEL
 from stubs.home.run.ending import STOP_SIGNALS
 from stubs.home.run.errors import say
+from stubs.home.run.records import LOST
 from stubs.home.run.signals import TWIN_SECONDS
 from stubs.wire.messages import (
     SCOPE_GROUP,
@@ -64,7 +65,8 @@ class Body:
         self.pid = deputy.pid
         self.deputy = deputy
         self.departure = departure
-        self.began = time.monotonic()
+        self.began = self.arrived = time.monotonic()  # the latter: on its node of now; 0: on none
+        self.stays: list[tuple[str, float, float, str]] = []  # see stubs.home.run.records
         self.exited: Exited | None = None
         self.lost: str | None = None  # why its node was lost
         self.unseen = False  # then: nothing of what it did can have been noticed
@@ -117,12 +119,15 @@ class Body:
 
     def suspend(self) -> None:
         """Keep what is for the body until it has been started again."""
+        self.stays.append((self.departure.node, self.arrived, time.monotonic(), LOST))
+        self.arrived = 0.0
         self.lost, self.unseen = None, False
         self._continuing = False
         self._post = self._held.append
 
     def resume(self, post: Callable[[Message], None]) -> None:
         """Send it what was kept; it has been started again."""
+        self.arrived = time.monotonic()
         held, self._held = self._held, []
         self._post = post
         for message in held:

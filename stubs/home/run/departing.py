@@ -24,6 +24,7 @@ from stubs.home.run.nesting import Nesting
 from stubs.home.run.options import HOME
 from stubs.home.run.placements import STICKY, TOGETHER, Placements, text_of
 from stubs.home.run.proc import read_stat
+from stubs.home.run.recording import Recording
 from stubs.home.run.restarting import Restarting
 from stubs.wire.messages import SCOPE_GROUP, Error, Kill, Placed, Refused, Spawned
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from stubs.home.run.links import Connection
     from stubs.home.run.options import Options
-    from stubs.home.run.receipt import Receipt
     from stubs.home.run.tree import Task, Tree
     from stubs.link.loop import Loop
     from stubs.wire.codec import Message
@@ -64,6 +64,7 @@ class Departing:
         `is_groups` tells of a signal and its sender whether it came to mrun's whole group.
         """
         self._loop = loop
+        self.recording = Recording(tree)
         self._tree = tree
         self._options = options
         self._decided = decided
@@ -104,6 +105,8 @@ class Departing:
 
     def abandon(self) -> None:
         """Wait for no body any more: they end with mrun."""
+        for body in self._bodies.values():
+            self.recording.body_ended(body)
         self._bodies.clear()
         self._starting.clear()
 
@@ -112,6 +115,7 @@ class Departing:
     def consider(self, task: Task) -> None:
         """Let a program that has just been exec'ed go on, or see whether it should go elsewhere."""
         try:
+            self.recording.replaced(task)
             exe = os.readlink(f"/proc/{task.pid}/exe".encode())
             if traces_others(exe):
                 self._tree.detach(task)
@@ -124,10 +128,12 @@ class Departing:
             wish = self._nesting.take(task.pid)
             if wish is not None:
                 task.together = False
-                task.receipt = wish.receipt
+                self.recording.attach(task, wish.records)
                 self.begin(Departure(task, wish), None)
                 return
             if task.together or self._placements.stays(exe):
+                why = "what started it stays" if task.together else "it stays, whatever arguments"
+                self.recording.begin_at_home(task, None, why)
                 self._tree.go_on(task)
                 return
             wish = Wish(only=self._options.only, verbose=self._options.verbose)
@@ -204,7 +210,7 @@ class Departing:
         # What never goes is not worth a line for each time.
         if wish.verbose and (wish.top or not departure.sticky):
             say(f"{departure.name} runs at home: {reason}")
-        departure.task.argv, departure.task.reason = departure.program.argv, reason
+        self.recording.begin_at_home(departure.task, departure.program.argv, reason)
         self._decided(departure, None, None)
 
     def go_on(self, task: Task, mask: int) -> None:
@@ -317,32 +323,18 @@ class Departing:
             return
         self._bodies.pop(task.pid, None)
         departure.close()
-        argv, node, why = departure.program.argv, departure.node, departure.reason
+        self.recording.body_ended(body)
         if body.exited is not None:
-            for receipt in self._receipts(task):
-                receipt.add_body(argv, node, body.wall_s, why, body.exited, departure.restarts)
             self._placements.ended_away(body)
         else:
-            for receipt in self._receipts(task):
-                receipt.add_lost(task.pid, argv, node, body.wall_s, why)
             self._placements.lost(body)
         if task.parent is not None:
             self._complain(body)
         body.end_deputy()
         self._tree.forget(task)
         if task.status is not None:
-            self._write_receipt(task, task.status)
+            self.recording.finish(task, task.status)
         self._body_ended(body)
-
-    def _receipts(self, task: Task) -> list[Receipt]:
-        """Return the receipts that tell of a task."""
-        tasks = [task, *self._tree.line(task)]
-        return [each.receipt for each in tasks if each.receipt is not None]
-
-    def _write_receipt(self, task: Task, status: int) -> None:
-        """Write that of an inner mrun whose program has ended."""
-        if task.receipt is not None and task.parent is not None:
-            task.receipt.write(status)
 
     def _complain(self, body: Body) -> None:
         """Say what went wrong with a body of the tree, and have it fail."""
@@ -359,9 +351,9 @@ class Departing:
         """Note the end of a task at home: of a program there, or of a deputy that was killed."""
         exe = self._exes.pop(task.pid, None)
         self._nesting.forget(task.pid)
-        if task.receipt is not None and task.body is None and task.argv:
-            task.receipt.add_home(task.pid, task.argv, cpu_s, task.reason)
-            self._write_receipt(task, status)
+        if task.record is not None:
+            self.recording.ended_at_home(task, status, cpu_s, maxrss_kib)
+            self.recording.finish(task, status)
         self._masks.pop(task.pid, None)
         if task.body is not None:
             task.body.deputy_died()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from stubs.home.run.capture import Capture, Program
 from stubs.home.run.inherited import ImmovableError
@@ -11,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stubs.home.run.capture import Terminal
     from stubs.home.run.links import Connection
-    from stubs.home.run.receipt import Receipt
+    from stubs.home.run.records import Records
     from stubs.home.run.tree import Task
 
 # Programs that trace others, or look into them: they need real processes, and nobody else who
@@ -29,18 +30,18 @@ class Wish:
         strict: bool = False,
         top: bool = False,
         verbose: bool = False,
-        receipt: Receipt | None = None,
+        records: Records | None = None,
     ) -> None:
         """`top`: an mrun was started for it; `strict`: not at home for want of a node.
 
-        `receipt` is to be written when it ends, of it and of all that it starts.
+        `records` are kept of it and of all that it starts, and written when it ends.
         """
         self.node = node
         self.only = only or []
         self.strict = strict
         self.top = top
         self.verbose = verbose
-        self.receipt = receipt
+        self.records = records
 
 
 class Departure:
@@ -51,6 +52,7 @@ class Departure:
         if task.is_32bit():
             raise ImmovableError("it is not a 64-bit program")
         self.task = task
+        self.began = time.monotonic()
         self.wish = wish
         self.program = Program(task.pid)
         self.capture: Capture | None = None

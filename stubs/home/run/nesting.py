@@ -14,7 +14,7 @@ import struct
 from stubs.home.run.departure import Wish
 from stubs.home.run.errors import MrunError
 from stubs.home.run.proc import read_status
-from stubs.home.run.receipt import Receipt
+from stubs.home.run.records import Records
 from stubs.link.endpoint import Endpoint
 from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream
@@ -50,7 +50,8 @@ def hand_over(options: Options) -> bool:
         only=[os.fsencode(name) for name in options.only],
         strict=not options.fallback,
         verbose=options.verbose,
-        stats=os.fsencode(os.path.abspath(options.stats)) if options.stats is not None else b"",
+        stats=_absolute(options.stats),
+        trace=_absolute(options.trace),
     )
     outer.request(message, replies.append)
     while not replies:
@@ -61,6 +62,10 @@ def hand_over(options: Options) -> bool:
     if isinstance(reply, Refused):
         raise MrunError(reply.text.decode(errors="replace"), status=reply.status)
     return isinstance(reply, Done)
+
+
+def _absolute(path: str | None) -> bytes:
+    return b"" if path is None else os.fsencode(os.path.abspath(path))
 
 
 class Nesting:
@@ -109,7 +114,7 @@ class Nesting:
 
     def _wish(self, message: Nested) -> Message:
         try:
-            receipt = Receipt(os.fsdecode(message.stats)) if message.stats else None
+            records = Records([], *(os.fsdecode(f) or None for f in (message.stats, message.trace)))
         except MrunError as error:
             return Refused(error.status, error.text.encode(errors="surrogateescape"), b"")
         self._wishes[message.pid] = Wish(
@@ -118,6 +123,6 @@ class Nesting:
             strict=bool(message.strict),
             top=True,
             verbose=bool(message.verbose),
-            receipt=receipt,
+            records=records,
         )
         return Done()

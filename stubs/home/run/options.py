@@ -15,4 +15,6 @@ class Options:
         self.only: list[str] = []
         self.fallback = True
         self.stats: str | None = None
+        self.trace: str | None = None
+        self.progress = False
         self.verbose = False

@@ -90,7 +90,7 @@ class Restarting:
                 self._fail(body, reason)
                 return
             wish = departure.wish
-            departure.wish = Wish(LOCAL, [], True, wish.top, wish.verbose, wish.receipt)
+            departure.wish = Wish(LOCAL, [], True, wish.top, wish.verbose, wish.records)
             self._ask(body, reason)
             return
         if sock is not None:

@@ -28,10 +28,11 @@ from stubs.home.run.errors import FAILED, MrunError, say
 from stubs.home.run.front import Front
 from stubs.home.run.inherited import ImmovableError
 from stubs.home.run.nesting import hand_over
-from stubs.home.run.receipt import Receipt
+from stubs.home.run.records import Records
 from stubs.home.run.signals import is_fatal
 from stubs.home.run.tree import Task, Tree
 from stubs.link.loop import READ, Loop
+from stubs.wire.messages import Progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from stubs.home.run.launch import Given
     from stubs.home.run.options import Options
 
+
+# How often a status line is made anew.
+PROGRESS_SECONDS = 0.5
 
 # A signal to a process group reaches all of it within this time.
 SAME_SIGNAL_SECONDS = 0.1
@@ -73,7 +77,7 @@ def run(options: Options) -> NoReturn:
     try:
         if hand_over(options):
             athome.become(options.argv, given)
-        receipt = Receipt(options.stats)
+        records = Records(options.argv, options.stats, options.trace)
     except launch.ExecError as error:
         MrunError(os.fsdecode(error.text)).report()
         end_as(exit_status(error.status))
@@ -81,7 +85,7 @@ def run(options: Options) -> NoReturn:
         error.report()
         end_as(exit_status(error.status))
     try:
-        status = Session(options, given, receipt).run()
+        status = Session(options, given, records).run()
     except MrunError as error:
         error.report()
         status = exit_status(error.status)
@@ -89,18 +93,18 @@ def run(options: Options) -> NoReturn:
         # A bug of ours: shown whole, and not to be taken for a status of the program.
         sys.excepthook(*sys.exc_info())
         status = exit_status(FAILED)
-    receipt.write(status)
+    records.write(status)
     end_as(status)
 
 
 class Session:
     """One mrun."""
 
-    def __init__(self, options: Options, given: Given, receipt: Receipt) -> None:
+    def __init__(self, options: Options, given: Given, records: Records) -> None:
         """Preconditions: all signals are blocked (see Given)."""
         self._options = options
         self._given = given
-        self._receipt = receipt
+        self._records = records
         self._name = os.fsdecode(os.path.basename(options.argv[0]))
         self._began = time.monotonic()
         self._early: list[signalfd_siginfo] = []  # signals for the program, once it runs
@@ -134,12 +138,12 @@ class Session:
             # Blocked until the program's own mask is set: pending again.
             os.kill(os.getpid(), info.ssi_signo)
         try:
-            if not self._receipt.wanted:
+            if not self._records.wanted:
                 athome.become(self._options.argv, self._given)
             pid, status, cpu_s = athome.run_child(self._options.argv, self._given)
         except launch.ExecError as error:
             raise MrunError(os.fsdecode(error.text), status=error.status) from None
-        self._receipt.add_home(pid, self._options.argv, cpu_s, reason)
+        self._records.add_only(pid, self._options.argv, reason, status, cpu_s)
         return status
 
     # traced
@@ -203,7 +207,7 @@ class Session:
             self._body_ended,
             self._came_to_group,
         )
-        top.receipt = self._receipt
+        self._departing.recording.attach(top, self._records)
         departing = self._departing
         self._front = Front(self._loop, top, self._look, departing.flush, departing.continue_group)
         top.deciding = True
@@ -240,8 +244,16 @@ class Session:
             assert departure.capture is not None
             self._running = True
             self._front.take_body(body, departure.capture.terminal, self._options.verbose)
+            if self._options.progress and os.isatty(2):
+                self._show_progress(body)
             launch.let_go_of_streams()
             self._look()
+
+    def _show_progress(self, body: Body) -> None:
+        """Have the link process show it, which also shows what the body writes."""
+        if not body.ended:
+            body.post(Progress(body.pid, os.fsencode(body.departure.node)))
+            self._loop.call_later(PROGRESS_SECONDS, lambda: self._show_progress(body))
 
     def _run_at_home(self) -> None:
         """Have the program run at home, traced, so that what it starts can be placed."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from resource import struct_rusage
 
     from stubs.home.run.body import Body
-    from stubs.home.run.receipt import Receipt
+    from stubs.home.run.records import Record, Records
 
 _BIRTHS = (ptrace.PTRACE_EVENT_FORK, ptrace.PTRACE_EVENT_VFORK, ptrace.PTRACE_EVENT_CLONE)
 _SIGTRAP = 5
@@ -43,9 +43,8 @@ class Task(Tracee):
         self.body: Body | None = None  # of which it is the deputy
         self.deciding = False  # stands at its exec until it is decided where it runs
         self.together = False  # what it starts is where it is
-        self.argv: list[bytes] = []  # of its program, and why that runs at home
-        self.reason = ""
-        self.receipt: Receipt | None = None  # of it and of what it starts
+        self.record: Record | None = None  # of its program, while that runs at home
+        self.records: Records | None = None  # of it and of what it starts
         self.asked = False  # the daemon knows of its program
         self.began = 0.0  # when (monotonic) its program was decided to run here
         self.children = 0  # processes started by it, directly or not, since its exec
