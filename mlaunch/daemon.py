@@ -202,7 +202,16 @@ class Daemon:
     def _why(self, question: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
         """Answer why a process runs where it does, or where a program would run now."""
         if "pid" in question:
-            answer(self._explaining.process(int(question["pid"])))
+            pid = int(question["pid"])
+            known = self._explaining.process(pid)
+
+            def measured() -> None:
+                # Among hundreds of others a second it may have ended and been forgotten meanwhile.
+                with contextlib.suppress(LaunchError):
+                    known.update(self._explaining.process(pid))
+                answer(known)
+
+            self._observing.when_measured(measured)
             return
         exe, argv, cwd = str(question["exe"]), [*map(str, question["argv"])], str(question["cwd"])
         self._when_connected(

@@ -97,7 +97,11 @@ class Observing:
         events = None if since is None else int(since)
         most = None if words is None else max(1, int(words))
         everything = bool(question.get("all"))
-        self._askers.append(lambda: answer(self._shown(events, most, everything)))
+        self.when_measured(lambda: answer(self._shown(events, most, everything)))
+
+    def when_measured(self, then: Callable[[], None]) -> None:
+        """Measure, then call `then`, which must not fail."""
+        self._askers.append(then)
         if len(self._askers) == 1:
             self._measure()
 

@@ -166,6 +166,14 @@ def test_what_has_ended_is_gone_from_ps_and_known_to_why(bed: Cluster) -> None:
     assert kinds[-2:] == ["placed", "ended"]
 
 
+def test_why_measures_before_it_tells(bed: Cluster) -> None:
+    home = bed.home
+    with Running(home, *on("n1"), *FOREVER):
+        pid = only(ps(home))["pid"]
+        first = why(home, pid)["measured"]["cpu_s"]
+        wait_until(lambda: why(home, pid)["measured"]["cpu_s"] > first + 0.3, 30)
+
+
 def test_programs_that_stay_are_shown_when_asked_for_with_their_reason(bed: Cluster) -> None:
     home = bed.home
     script = "echo ready; cat /dev/zero > /dev/null"
