@@ -6,7 +6,7 @@ an mrun that is newer than a running daemon ever sees a difference.
 
     1   2026-11-22   first version
     2   2026-11-27   trees: Place.top, Placed.sticky, Ended, Nested
-    3   2026-11-27   observing, stories, progress, speed: Measure, Census, Ended.reason, Nested.trace
+    3   2026-11-27   observing, stories, speed: Measure, Census, Ended.reason, Nested.trace
 """
 
 from __future__ import annotations
