@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from mlaunch import process
 from mlaunch.placement import HOME, NodeState
 from mlaunch.slots import Slots
-from stubs.node.probe import Probe, cached_speed, keep_speed, measure_speed
+from stubs.node.probe import Probe, cached_speed, keep_speed, measure_speed, usable_cpus
 from stubs.wire.messages import Load
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ class HomeLoad:
             queued_s=self.slots.queued_s(time.monotonic()),
             guests_cpu=self._guests_cpu,
         )
+
+    @property
+    def cpus(self) -> float:
+        """How many CPUs home has, whatever they do."""
+        return usable_cpus()
 
     def _left(self, cpus: float) -> float:
         """Return how many CPUs are left to compute with: who serves others is served first."""

@@ -15,7 +15,7 @@ and the answer, with times in seconds since 1970, CPU in CPU seconds, None for w
 
     at          now
     daemon      pid, cpu_s, rss_bytes, decisions, started. `last_event` begins at 0 in a new daemon.
-    home        cpus (left to compute with), idle_cpus, load1, memory_available_bytes, speed,
+    home        cpus, idle_cpus, load1, memory_available_bytes, speed,
                 slots_used, guests_cpu (which programs under mrun use of its CPUs)
     nodes       of each what `mlaunch nodes` shows (Member.shown), and memory_total_bytes, speed,
                 owner_active, guests_cpu (CPUs that our bodies use there), slots_used, link_pid
@@ -198,7 +198,7 @@ class Observing:
     def _home(self) -> dict[str, Any]:
         state = self._load.state()
         return {
-            "cpus": state.cpus,
+            "cpus": self._load.cpus,
             "idle_cpus": state.idle,
             "load1": state.load1,
             "memory_available_bytes": state.memory_available,
