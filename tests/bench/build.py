@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -235,6 +236,32 @@ def bench_far(rounds: int) -> None:
     show("wall", wall, "s")
 
 
+def bench_watched(rounds: int) -> None:
+    """Build mm/ on home 1 CPU + node 1 CPU, with nobody watching and with mlaunch top at home."""
+    alone, watched = Samples(), Samples()
+    with Cluster("bench-build", nodes=1, cpu=1.0) as cluster:
+        bed = Bed(cluster)
+        bed.prepare()
+        bed.make("mm/", 4, MRUN)
+        for _ in range(rounds):
+            bed.measure(alone, "mm/", 4, MRUN)
+            top = cluster.home.popen(
+                # It needs a terminal, and ends with it.
+                ("script", "-qec", "stty rows 40 cols 130; mlaunch top", "/dev/null"),
+                env={"TERM": "xterm-256color"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+            )
+            try:
+                bed.measure(watched, "mm/", 4, MRUN)
+            finally:
+                top.communicate(b"q", timeout=20)
+    base = show("mrun make, wall", alone.wall, "s")
+    print(f"      {show('watched, wall', watched.wall, 's') / base:.3f} x that")
+    base = show("mrun make, CPU at home", alone.home, "s")
+    print(f"      {show('watched, CPU at home', watched.home, 's') / base:.3f} x that")
+
+
 BENCHES: dict[str, tuple[Callable[[int], None], int]] = {
     "mm": (bench_mm, 3),
     "spawn": (bench_spawn, 5),
@@ -242,6 +269,7 @@ BENCHES: dict[str, tuple[Callable[[int], None], int]] = {
     "far": (bench_far, 3),
     "many": (bench_many, 1),
     "vmlinux": (bench_vmlinux, 1),
+    "watched": (bench_watched, 3),
 }
 
 
