@@ -57,6 +57,7 @@ class Member:
         self.state = "unknown"  # then connecting, ready, unusable or lost
         self.reason = ""
         self.remedy = ""
+        self.failure = ("", "")  # reason and remedy of the last link's end, until one is ready
         self.rtt_ms: float | None = None
         self.facts: dict[str, Any] = {}
         self.load: dict[str, int] = {}
@@ -180,9 +181,13 @@ class Member:
         return float(self.load.get("cpus_milli", self.facts.get("cpus_milli", 1000))) / 1000
 
     def shown(self) -> dict[str, Any]:
-        """Return what `mlaunch nodes` shows; None for what is not known."""
+        """Return what `mlaunch nodes` shows; None for what is not known.
+
+        While a node is tried again it is told why the last attempt failed.
+        """
         known = bool(self.load) and self.ready
         load = self.load
+        reason, remedy = self.failure if self.connecting else (self.reason, self.remedy)
         return {
             "name": self.name,
             "host": self.node.host,
@@ -193,8 +198,8 @@ class Member:
             "memory_available_bytes": load["memory_available"] if known else None,
             "rtt_ms": self.rtt_ms if self.ready else None,
             "guests": self.guests,
-            "reason": self.reason,
-            "remedy": self.remedy,
+            "reason": reason,
+            "remedy": remedy,
             "pid": self.pid,
             "facts": self.facts,
         }
@@ -330,6 +335,7 @@ class Inventory:
             if member.ready:
                 member.retry_s = RETRY_FIRST_S
                 member.hopeful = True
+                member.failure = ("", "")
             else:
                 member.forget_guests()
             self._changed()
@@ -343,6 +349,7 @@ class Inventory:
         member.hopeful = False
         if member.state in ("connecting", "ready"):
             member.state, member.reason = "lost", "its link process ended unexpectedly"
+        member.failure = member.reason, member.remedy
         if member in self.all():
             member.retry = self._loop.call_later(member.retry_s, lambda: self._try_again(member))
             member.retry_s = min(RETRY_LONGEST_S, member.retry_s * 2)

@@ -278,7 +278,7 @@ def _node(told: dict[str, Any], bodies: int, to_node: Rate, to_home: Rate) -> No
         guests = min(cpus, told["guests_cpu"] or 0.0)
         others = max(0.0, cpus - (idle or 0.0) - guests)
     usable = told["state"] in ("ready", "connecting")
-    words = [] if usable else [told["reason"] or "", told["remedy"] or ""]
+    words = [] if told["state"] == "ready" else [told["reason"] or "", told["remedy"] or ""]
     return Node(
         name=printable(told["name"]),
         host=printable(told["host"]),

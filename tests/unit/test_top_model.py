@@ -119,6 +119,14 @@ def test_events_are_kept_once_and_not_for_ever() -> None:
 HOSTILE = "a\x1b[2Jb\nc\x9bd\u202ee\udcfff"
 
 
+def test_a_node_that_is_tried_again_still_says_why_it_failed() -> None:
+    told = answers()[0]
+    told["nodes"][0].update(state="connecting", reason="no answer", remedy="")
+    assert model(told).nodes[1].problem == "no answer"
+    told["nodes"][0].update(reason="")
+    assert model(told).nodes[1].problem == ""
+
+
 def test_no_text_of_a_program_or_node_reaches_the_terminal_as_it_is() -> None:
     told = answers()[0]
     told["bodies"][0] |= {"argv": [HOSTILE, HOSTILE], "why": HOSTILE, "state": HOSTILE}
