@@ -153,11 +153,9 @@ class Guests:
         if guest.exited or guest.terminal is None:
             return
         reading = self._files.reading() if len(self._guests) == 1 else None
-        for usage in usages:
-            if usage.body == guest.pid:
-                guest.terminal.show_status(
-                    lambda width: status.line(node, usage, reading, width)  # noqa: B023  # at once
-                )
+        usage = next((each for each in usages if each.body == guest.pid), None)
+        if usage is not None:
+            guest.terminal.show_status(lambda width: status.line(node, usage, reading, width))
 
     def close(self) -> None:
         """Put the terminals back as they were and let go of everything."""
