@@ -1,0 +1,117 @@
+"""Messages within a node: of the agent (A) with its shelf, and with the capsule (C)."""
+
+from __future__ import annotations
+
+from stubs.wire.codec import Message
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stubs.wire.codec import U8, U32, Blob, Blobs, U64s
+
+
+class Enter(Message):
+    """A→C: unshare(2) all namespaces. Reply: Done; then the agent writes the maps of ids."""
+
+    KIND = 0x140
+
+
+class MountView(Message):
+    """A→C: become pid 1 and mount the view. Reply: Spawned (the node's pid), with /dev/fuse."""
+
+    KIND = 0x141
+    uid: U32
+    gid: U32
+
+
+class Furnish(Message):
+    """A→C: make /proc, /sys and /dev, change root. Reply: Done, carrying /proc and /dev/pts."""
+
+    KIND = 0x142
+    hostname: Blob
+    pid_max: U32
+    full_map: U8
+
+
+class Ghost(Message):
+    """A→C: clone a ghost with this pid; carries its socket, and the terminal of a session leader.
+
+    `leader` 1: it begins a session; 2: only a process group; 3: there is one with this pid already
+    and it is to lead a process group; carries nothing.
+    """
+
+    KIND = 0x143
+    pid: U32
+    leader: U8
+
+
+class Body(Message):
+    """A→C: clone and exec a body; carries what it reads and writes. Reply: Spawned.
+
+    That is one descriptor for each stream in Spawn.descriptors that shares none, and its terminal
+    last; `foreground` 1: the body's group gets that.
+    """
+
+    KIND = 0x144
+    foreground: U8
+    spawn: Blob
+
+
+class Watch(Message):
+    """A→C: does a body wait to read `link` (as /proc/PID/fd shows it)? Reply: StreamWant.
+
+    The reply comes once it is another than `bytes`; asking again ends an earlier question with
+    Error ECANCELED, an empty `link` does no more. Nothing may be written there meanwhile.
+    """
+
+    KIND = 0x145
+    stream: U32
+    bytes: U32
+    link: Blob
+
+
+class Foreground(Message):
+    """A→C, to a session's ghost: tcsetpgrp(3), carries the terminal. Reply: Done.
+
+    `pgrp` 0: make it the terminal of the session first (TIOCSCTTY).
+    """
+
+    KIND = 0x146
+    pgrp: U32
+
+
+class Census(Message):
+    """A→C: every process of the capsule. Reply: Counted.
+
+    The agent must not look itself: /proc/PID/stat of a program that is being exec'ed waits for the
+    end of that, and the exec for the agent, which has to answer the FLUSH of what it closes.
+    """
+
+    KIND = 0x147
+
+
+class Counted(Message):
+    """C→A: the processes, as numbers: see stubs.node.capsule.processes."""
+
+    KIND = 0x148
+    processes: U64s
+
+
+class Find(Message):
+    """A→its shelf: contents by their hashes. Posted back: Contents for each range, in order.
+
+    `sizes` and `paths` of home's files, which the node may have, too.
+    """
+
+    KIND = 0x42
+    ranges: U64s
+    sizes: U64s
+    hashes: Blob
+    paths: Blobs
+
+
+class Keep(Message):
+    """A→its shelf: keep these contents."""
+
+    KIND = 0x43
+    hash: Blob
+    data: Blob
