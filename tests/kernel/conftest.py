@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.file_peer import Peer
+from tests.kernel.viewbed import Bed
+from tests.kernel.viewcalls import USER
 
 
 @pytest.fixture(autouse=True)
@@ -31,3 +33,21 @@ def open_dir() -> Iterator[Path]:
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture(params=[0, USER], ids=["root", "user"])
+def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
+    if os.geteuid():
+        pytest.skip("needs root: a device and a mount namespace of its own")
+    with tempfile.TemporaryDirectory(prefix="mlaunch-view-") as directory:
+        os.chmod(directory, 0o755)
+        with Bed(directory, request.param) as bed:
+            yield bed
+
+
+@pytest.fixture
+def root_bed() -> Iterator[Bed]:
+    if os.geteuid():
+        pytest.skip("needs root: a device and a mount namespace of its own")
+    with tempfile.TemporaryDirectory(prefix="mlaunch-view-") as directory, Bed(directory) as bed:
+        yield bed

@@ -43,7 +43,7 @@ from stubs.wire.messages import (
     Unhold,
 )
 from tests.kernel.file_peer import Peer, in_child
-from tests.kernel.viewbed import BODY, make_spawn
+from tests.kernel.viewservers import BODY, make_spawn
 from tests.posix.tools import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")

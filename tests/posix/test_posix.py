@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.kernel.viewbed import Bed, spawn, wait_or_kill
+from tests.kernel.viewbed import Bed, wait_or_kill
+from tests.kernel.viewservers import spawn
 
 MODULES = ("names", "contents", "attributes", "openfiles", "directories")
 USER = 1000
