@@ -111,6 +111,7 @@ class Explaining:
             only=[],
             strict=0,
             top=top,
+            stay=False,
             argv=[os.fsencode(word) for word in argv],
         )
         profile = self._placing.ledger.lookup(exe, argv)

@@ -78,7 +78,7 @@ def _set_no_fallback(options: Options) -> None:
 
 
 def _set_stay(options: Options) -> None:
-    """Bodies do not migrate by themselves yet; the option is there for scripts."""
+    options.stay = True
 
 
 def _set_progress(options: Options) -> None:

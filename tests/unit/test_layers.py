@@ -16,9 +16,18 @@ ALLOWED = {
     "stubs.abi": {"stubs.abi"},
     "stubs.wire": {"stubs.abi", "stubs.wire"},
     "stubs.link": {"stubs.abi", "stubs.wire", "stubs.link"},
-    "stubs.home": {"stubs.abi", "stubs.wire", "stubs.link", "stubs.home"},
-    "stubs.node": {"stubs.abi", "stubs.wire", "stubs.link", "stubs.node"},
-    "mlaunch": {"mlaunch", "stubs.abi", "stubs.wire", "stubs.link", "stubs.home", "stubs.node"},
+    "stubs.migration": {"stubs.abi", "stubs.wire", "stubs.link", "stubs.migration"},
+    "stubs.home": {"stubs.abi", "stubs.wire", "stubs.link", "stubs.migration", "stubs.home"},
+    "stubs.node": {"stubs.abi", "stubs.wire", "stubs.link", "stubs.migration", "stubs.node"},
+    "mlaunch": {
+        "mlaunch",
+        "stubs.abi",
+        "stubs.wire",
+        "stubs.link",
+        "stubs.migration",
+        "stubs.home",
+        "stubs.node",
+    },
 }
 # A module, or a package and all that is in it.
 ONLY_IN = {"paramiko": ("mlaunch.ssh",), "rich": ("mlaunch.display", "mlaunch.top")}

@@ -41,7 +41,7 @@ class Bed:
     def waits(self, *argv: bytes, top: bool = False, node: bytes = b"") -> bool:
         """Ask for a program; tell whether there is no answer yet."""
         exe = b"/usr/bin/" + argv[0]
-        place = Place(VERSION, 99, exe, b"/tmp", node, [], False, top, list(argv))
+        place = Place(VERSION, 99, exe, b"/tmp", node, [], False, top, False, list(argv))
         self.placing.place(self.client, place, 1)
         return self.placing.busy
 

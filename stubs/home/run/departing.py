@@ -136,7 +136,8 @@ class Departing:
                 self.recording.begin_at_home(task, None, why)
                 self._tree.go_on(task)
                 return
-            wish = Wish(only=self._options.only, verbose=self._options.verbose)
+            options = self._options
+            wish = Wish(only=options.only, verbose=options.verbose, stay=options.stay)
             self.begin(Departure(task, wish), None)
         except (ImmovableError, OSError):
             # What has been killed, or cannot be looked into, is nobody's to move either.

@@ -31,10 +31,12 @@ class Wish:
         top: bool = False,
         verbose: bool = False,
         records: Records | None = None,
+        stay: bool = False,
     ) -> None:
         """`top`: an mrun was started for it; `strict`: not at home for want of a node.
 
-        `records` are kept of it and of all that it starts, and written when it ends.
+        `records` are kept of it and of all that it starts, and written when it ends; `stay`: it
+        does not move once it runs.
         """
         self.node = node
         self.only = only or []
@@ -42,6 +44,11 @@ class Wish:
         self.top = top
         self.verbose = verbose
         self.records = records
+        self.stay = stay
+
+    def on(self, node: str) -> Wish:
+        """Return the same wish, but for that node and no other."""
+        return Wish(node, [], True, self.top, self.verbose, self.records, self.stay)
 
 
 class Departure:

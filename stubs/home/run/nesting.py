@@ -49,6 +49,7 @@ def hand_over(options: Options) -> bool:
         node=os.fsencode(options.node),
         only=[os.fsencode(name) for name in options.only],
         strict=not options.fallback,
+        stay=options.stay,
         verbose=options.verbose,
         stats=_absolute(options.stats),
         trace=_absolute(options.trace),
@@ -124,5 +125,6 @@ class Nesting:
             top=True,
             verbose=bool(message.verbose),
             records=records,
+            stay=bool(message.stay),
         )
         return Done()

@@ -14,6 +14,7 @@ class Options:
         self.node = ""
         self.only: list[str] = []
         self.fallback = True
+        self.stay = False
         self.stats: str | None = None
         self.trace: str | None = None
         self.progress = False

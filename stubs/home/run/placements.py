@@ -103,6 +103,7 @@ class Placements:
             only=[os.fsencode(name) for name in wish.only],
             strict=wish.strict,
             top=wish.top,
+            stay=wish.stay,
             argv=program.argv,
         )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 
-from stubs.home.run.departure import Wish
 from stubs.home.run.errors import say
 from stubs.home.run.links import was_lost
 from stubs.home.run.options import HOME
@@ -90,7 +89,7 @@ class Restarting:
                 self._fail(body, reason)
                 return
             wish = departure.wish
-            departure.wish = Wish(LOCAL, [], True, wish.top, wish.verbose, wish.records)
+            departure.wish = wish.on(LOCAL)
             self._ask(body, reason)
             return
         if sock is not None:

@@ -217,7 +217,14 @@ class Session:
                 raise Untraced("it cannot be moved: it traces others", wanted=True)
             if top.gains_privileges():
                 raise Untraced("it cannot be moved: it changes its user, group or capabilities")
-            wish = Wish(options.node, options.only, not options.fallback, True, options.verbose)
+            wish = Wish(
+                options.node,
+                options.only,
+                strict=not options.fallback,
+                top=True,
+                verbose=options.verbose,
+                stay=options.stay,
+            )
             departure = Departure(top, wish)
         except ImmovableError as error:
             raise Untraced(f"it cannot be moved: {error}") from error

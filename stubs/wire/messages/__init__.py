@@ -90,6 +90,22 @@ from stubs.wire.messages.local import Quit as Quit
 from stubs.wire.messages.local import Refused as Refused
 from stubs.wire.messages.local import Report as Report
 from stubs.wire.messages.local import Start as Start
+from stubs.wire.messages.moving import Arrive as Arrive
+from stubs.wire.messages.moving import CanMove as CanMove
+from stubs.wire.messages.moving import Depart as Depart
+from stubs.wire.messages.moving import Drain as Drain
+from stubs.wire.messages.moving import Dump as Dump
+from stubs.wire.messages.moving import ImageData as ImageData
+from stubs.wire.messages.moving import ImageTaken as ImageTaken
+from stubs.wire.messages.moving import Leave as Leave
+from stubs.wire.messages.moving import Left as Left
+from stubs.wire.messages.moving import Move as Move
+from stubs.wire.messages.moving import Moved as Moved
+from stubs.wire.messages.moving import Parked as Parked
+from stubs.wire.messages.moving import Reasons as Reasons
+from stubs.wire.messages.moving import Restore as Restore
+from stubs.wire.messages.moving import Resume as Resume
+from stubs.wire.messages.moving import Standing as Standing
 from stubs.wire.messages.requests import ATTR_OPEN as ATTR_OPEN
 from stubs.wire.messages.requests import ATTR_PLAIN as ATTR_PLAIN
 from stubs.wire.messages.requests import ATTR_VOLATILE as ATTR_VOLATILE
@@ -138,6 +154,8 @@ def _all_messages() -> dict[int, type[Message]]:
     """Return the messages by their number; a number used twice is a bug found at import."""
     table: dict[int, type[Message]] = {}
     for kind in Message.__subclasses__():
+        if not kind.KIND:
+            continue  # a part of something else (stubs.migration.image)
         if kind.KIND in table:
             raise RuntimeError(f"{kind.__name__} and {table[kind.KIND].__name__} share a number")
         table[kind.KIND] = kind

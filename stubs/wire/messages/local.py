@@ -13,7 +13,8 @@ class Place(Message):
     """M→D: where shall this program run? Reply: Placed, with the link's socket unless at home.
 
     `node` a name or empty; `only` names; `strict` 1: no fallback to home; `top` 1: the program that
-    mrun was started for, else one that it has started, directly or not.
+    mrun was started for, else one that it has started, directly or not; `stay` 1: it is not to move
+    once it runs.
     """
 
     KIND = 0x100
@@ -25,6 +26,7 @@ class Place(Message):
     only: Blobs
     strict: U8
     top: U8
+    stay: U8
     argv: Blobs
 
 
@@ -105,6 +107,7 @@ class Nested(Message):
     node: Blob
     only: Blobs
     strict: U8
+    stay: U8
     verbose: U8
     stats: Blob
     trace: Blob
