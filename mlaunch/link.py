@@ -37,6 +37,8 @@ from stubs.wire.messages import (
     Answer,
     Attach,
     Bulk,
+    Clocked,
+    Clocks,
     Error,
     Gone,
     Goodbye,
@@ -162,6 +164,7 @@ class LinkProcess:
     def _begin(self, stream: Stream) -> None:
         """Say hello; the rest happens as messages come."""
         handlers: dict[type[Message], Any] = {
+            Clocks: self._on_clocks,
             Ping: self._on_ping,
             Load: self._on_load,
             Goodbye: self._on_goodbye,
@@ -190,6 +193,7 @@ class LinkProcess:
             pid_max,
             socket.gethostname().encode(),
             self._files.root_attr(),
+            clocks=True,
         )
         self._link.request(hello, self._on_welcome)
         self._loop.call_later(WELCOME_S, self._welcome_overdue)
@@ -268,6 +272,12 @@ class LinkProcess:
     def _on_ping(self, message: Ping, tag: int, fds: list[int]) -> None:
         assert self._rpc is not None
         self._rpc.reply(tag, Pong(time.time_ns()))
+
+    def _on_clocks(self, message: Clocks, tag: int, fds: list[int]) -> None:
+        assert self._rpc is not None
+        clocks = (time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME)
+        self._rpc.reply(tag, Clocked(*map(time.clock_gettime_ns, clocks)))
+        self._rpc.flush()
 
     def _on_goodbye(self, message: Goodbye, tag: int, fds: list[int]) -> None:
         assert self._rpc is not None

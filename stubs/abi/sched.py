@@ -20,6 +20,7 @@ CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
+CLONE_NEWTIME = 0x00000080
 
 
 SCHED_FLAG_RESET_ON_FORK = 0x01
@@ -59,6 +60,8 @@ class clone_args(ctypes.Structure):
 
 
 unshare = function("unshare", ctypes.c_int)
+# By a pidfd several at once, from Linux 5.8 on.
+setns = function("setns", ctypes.c_int, ctypes.c_int)
 _sched_setattr = syscall(NR_sched_setattr, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint)
 
 # The least that the kernel takes.

@@ -42,6 +42,7 @@ NR_readlink = 89
 NR_chmod = 90
 NR_umask = 95
 NR_setpgid = 109
+NR_personality = 135
 NR_setpriority = 141
 NR_pivot_root = 155
 NR_prctl = 157

@@ -59,6 +59,11 @@ STREAMS = (FD_STREAM_IN, FD_STREAM_OUT, FD_STREAM_BOTH)
 
 _U64 = struct.Struct("=Q")
 
+_PATH_MAX = 4096
+
+# include/uapi/linux/personality.h
+ADDR_NO_RANDOMIZE = 0x0040000
+
 _INFINITY = 0xFFFFFFFFFFFFFFFF
 
 
@@ -134,14 +139,21 @@ def _add(result: Inheritance, item: Descriptor) -> None:
 
 
 def _open_file(item: Descriptor) -> int:
-    flags = item.flags & _KEPT_FLAGS | os.O_NOCTTY
     try:
-        fd = os.open(BY_ID % item.ref, flags)
+        return open_by_id(item.ref, item.flags, item.offset)
     except IsADirectoryError:
         # A directory has one place in the kernel's tree, so it has no second name by its id.
-        fd = os.open(item.path, flags)
-    if item.offset > 0 and not item.flags & os.O_PATH:
-        os.lseek(fd, item.offset, os.SEEK_SET)
+        return os.open(item.path, item.flags & _KEPT_FLAGS | os.O_NOCTTY)
+
+
+def open_by_id(number: int, flags: int, offset: int) -> int:
+    """Open the file of the home view with inode id `number`; OSError as open(2).
+
+    EISDIR for directories. Of `flags` only those count that stay with an open file.
+    """
+    fd = os.open(BY_ID % number, flags & _KEPT_FLAGS | os.O_NOCTTY)
+    if offset > 0 and not flags & os.O_PATH:
+        os.lseek(fd, offset, os.SEEK_SET)
     return fd
 
 
@@ -171,6 +183,24 @@ def prepare(spawn: Spawn, inherited: Inheritance, foreground: bool) -> Calls:
     argv, env = Strings(spawn.argv), Strings(spawn.env)
     calls.keep((argv, env))
     calls.add(nr.NR_execve, spawn.exe, argv.address, env.address)
+    return calls
+
+
+def stub(control: int, fds: list[int]) -> Calls:
+    """Lay out what a process does that a worker is to make a body of (stubs.migration.restore).
+
+    It waits on the socket `fds[0]`, which it has at `control` from then on, for the path of what it
+    is to execute. Nothing is at that path if the other end is closed, and so it ends.
+    """
+    calls = Calls()
+    path = ctypes.create_string_buffer(_PATH_MAX)
+    calls.keep(path)
+    calls.add(nr.NR_personality, ADDR_NO_RANDOMIZE)
+    calls.add(nr.NR_dup2, fds[0], control)
+    calls.add(nr.NR_read, control, ctypes.addressof(path), _PATH_MAX - 1)
+    argv, env = Strings([b"mlaunch: stub"]), Strings([])
+    calls.keep((argv, env))
+    calls.add(nr.NR_execve, ctypes.addressof(path), argv.address, env.address)
     return calls
 
 
