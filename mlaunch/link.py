@@ -178,6 +178,7 @@ class LinkProcess:
             learned=(runtime.state_dir(), runtime.cache_dir()),
         )
         self._guests = Guests(self._loop, self._link, self._files)
+        self._guests.on_departed = self._guest_departed
         self._files.attach(self._link)
         handlers.update(self._files.handlers())
         handlers.update(self._guests.handlers())
@@ -268,6 +269,10 @@ class LinkProcess:
         self._guest_gone(message, tag, fds)
         if self._daemon is not None:
             self._daemon.post(message)
+
+    def _guest_departed(self, body: int) -> None:
+        if self._daemon is not None:
+            self._daemon.post(Gone(body))
 
     def _on_ping(self, message: Ping, tag: int, fds: list[int]) -> None:
         assert self._rpc is not None
