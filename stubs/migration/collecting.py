@@ -45,12 +45,20 @@ class Opens:
 
     `orphans` are node ids of files of the home view that have no name, in the order of
     OpenFile.handle. `pids` without zombies, the first is the body; `outside` maps the
-    link of what leads out of the tree to its key.
+    link of what leads out of the tree to its key; `inherited` are open files that
+    have keys: a process that has it, its number there, and the key.
     """
 
-    def __init__(self, pids: list[int], outside: dict[bytes, int], proc: str = "/proc") -> None:
+    def __init__(
+        self,
+        pids: list[int],
+        outside: dict[bytes, int],
+        inherited: list[tuple[int, int, int]] | None = None,
+        proc: str = "/proc",
+    ) -> None:
         """Read all descriptors; Unmovable when one cannot be moved, OSError of /proc."""
         self._pids, self._outside, self._proc = pids, outside, proc
+        self._inherited = inherited or []
         self._names = Names(proc)
         self._memory = memory.Memory()
         self.opens: list[OpenFile] = self._names.opens
@@ -155,6 +163,9 @@ class Opens:
         if found.kind == stat.S_IFCHR:
             return self._describe_device(found)
         if found.kind in (stat.S_IFREG, stat.S_IFDIR):
+            for pid, fd, key in self._inherited:
+                if is_same_file(pid, fd, found.pid, found.fd):
+                    return found.record(OPEN_OUTSIDE, ref=key, path=found.text)
             if self._memory.has(found):
                 seals = self._with_copy(found, memory.seals_of)
                 ref = self._memory.index(found, seals)

@@ -64,6 +64,7 @@ class Process(Message):
     nice: I32
     dumpable: U8
     stopped: U8  # by job control, with this signal
+    vdso: U64s  # where [vvar], [vvar_vclock], [vdso] are; 0: not there
     mm: U64s  # struct prctl_mm_map without auxv and exe_fd: start_code … env_end
     auxv: Blob
     settings: U64s  # pairs (PR_GET_*, value)

@@ -52,11 +52,14 @@ def content_of(ends: Iterable[tuple[OpenFile, int]]) -> bytes:
     """Return the bytes in a pipe, and leave them in it; none when nobody can read them."""
     for file, fd in ends:
         if file.flags & os.O_ACCMODE != os.O_WRONLY:
-            return _content(fd)
+            return content_of_end(fd)
     return b""
 
 
-def _content(reading: int) -> bytes:
+def content_of_end(reading: int) -> bytes:
+    """Return the bytes in the pipe of which `reading` is an end; none if it is one for writing."""
+    if fcntl.fcntl(reading, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+        return b""
     source, sink = os.pipe()
     try:
         set_pipe_size(sink, pipe_size(reading))

@@ -50,7 +50,7 @@ def describe_socket(found: Descriptor, fd: int, inodes: set[int]) -> OpenFile:
         shut = known.shutdown & (SHUT_IN | SHUT_OUT) | (PEER_CLOSED if closed else 0)
         state = [int(inode != lower), ours.type, *_options(ours), shut, *_timeouts(ours)]
         try:
-            data = _peek(ours)
+            data = peek(ours)
         except ValueError as error:
             raise found.refuse("socket", f"has a socket open with {error}") from None
     return found.record(OPEN_SOCKET, ref=lower, state=state, content=data)
@@ -79,7 +79,7 @@ def _timeouts(ours: socket.socket) -> list[int]:
     return found
 
 
-def _peek(ours: socket.socket) -> bytes:
+def peek(ours: socket.socket) -> bytes:
     """Return what is queued, and leave it there; ValueError when it cannot be carried."""
     # With an offset each MSG_PEEK goes on where the last one ended, socket(7).
     ours.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)

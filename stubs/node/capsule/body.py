@@ -59,11 +59,6 @@ STREAMS = (FD_STREAM_IN, FD_STREAM_OUT, FD_STREAM_BOTH)
 
 _U64 = struct.Struct("=Q")
 
-_PATH_MAX = 4096
-
-# include/uapi/linux/personality.h
-ADDR_NO_RANDOMIZE = 0x0040000
-
 _INFINITY = 0xFFFFFFFFFFFFFFFF
 
 
@@ -183,24 +178,6 @@ def prepare(spawn: Spawn, inherited: Inheritance, foreground: bool) -> Calls:
     argv, env = Strings(spawn.argv), Strings(spawn.env)
     calls.keep((argv, env))
     calls.add(nr.NR_execve, spawn.exe, argv.address, env.address)
-    return calls
-
-
-def stub(control: int, fds: list[int]) -> Calls:
-    """Lay out what a process does that a worker is to make a body of (stubs.migration.restore).
-
-    It waits on the socket `fds[0]`, which it has at `control` from then on, for the path of what it
-    is to execute. Nothing is at that path if the other end is closed, and so it ends.
-    """
-    calls = Calls()
-    path = ctypes.create_string_buffer(_PATH_MAX)
-    calls.keep(path)
-    calls.add(nr.NR_personality, ADDR_NO_RANDOMIZE)
-    calls.add(nr.NR_dup2, fds[0], control)
-    calls.add(nr.NR_read, control, ctypes.addressof(path), _PATH_MAX - 1)
-    argv, env = Strings([b"mlaunch: stub"]), Strings([])
-    calls.keep((argv, env))
-    calls.add(nr.NR_execve, ctypes.addressof(path), argv.address, env.address)
     return calls
 
 

@@ -30,7 +30,8 @@ from stubs.abi.x86_64 import NR_exit_group, NR_pause
 from stubs.link.endpoint import Endpoint
 from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream
-from stubs.node.capsule.body import Inheritance, open_inherited, prepare, stub
+from stubs.migration import stub
+from stubs.node.capsule.body import Inheritance, open_inherited, prepare
 from stubs.node.capsule.processes import all_processes, below, children_of_self, descendants
 from stubs.node.streams.demand import Demand
 from stubs.wire.messages import (
@@ -186,7 +187,8 @@ class GhostProcess:
 
     def _stub(self, message: Stub, tag: int, fds: list[int]) -> None:
         """Clone the process that a worker makes a body of; it waits for that one's word."""
-        calls = stub(message.control, fds)
+        calls = Calls()
+        stub.add_calls(calls, fds[0], message.control)
         try:
             with self._group(message.pgrp):
                 pid = calls.start(self._code, message.pid)

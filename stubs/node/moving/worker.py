@@ -13,11 +13,11 @@ import socket
 from stubs.link.endpoint import Endpoint
 from stubs.link.loop import Loop
 from stubs.link.stream import SocketStream
-from stubs.migration.errors import RestoreError, Unmovable
+from stubs.migration.errors import RestoreError
+from stubs.migration.reasons import Unmovable
 from stubs.migration.restore import Restored, receive_head
 from stubs.migration.source import Source
 from stubs.migration.unread import unread
-from stubs.migration.whynot import why_not
 from stubs.node.capsule.body import BY_ID, open_by_id
 from stubs.wire.errors import ProtocolError
 from stubs.wire.messages import (
@@ -119,8 +119,6 @@ def freeze(
     agent = Agent(sock, [Drain, Depart, Resume])
     try:
         source = Source(pids, outside, inherited)
-        if lively:
-            source.precopy(image.sendall)
         source.freeze()
     except Unmovable as error:
         agent.fail(_EBUSY, str(error))
@@ -189,13 +187,32 @@ def _restore(agent: Agent, image: socket.socket, body: int, pgrp: int) -> Restor
     if not isinstance(reply, Spawned):
         text = reply.text if isinstance(reply, Error) else b""
         raise RestoreError(f"its process cannot be made: {text.decode(errors='replace')}")
-    restored = Restored(head, read, reply.pid, ours, lambda: _outside(agent, body))
+    executable = head.path
+    outside = _Outside(agent, body)
+    if head.handle >= 0:
+        executable = outside()[1][head.handle]
+    restored = Restored(head, read, reply.pid, ours, executable, outside)
     restored.finish()
     return restored
 
 
+class _Outside:
+    """What leads out of the tree, by key, and the paths of handles: as the agent tells it, once."""
+
+    def __init__(self, agent: Agent, body: int) -> None:
+        """Wait for nothing yet."""
+        self._agent = agent
+        self._body = body
+        self._told: tuple[dict[int, int], list[bytes]] | None = None
+
+    def __call__(self) -> tuple[dict[int, int], list[bytes]]:
+        """Return it, waiting for it the first time."""
+        if self._told is None:
+            self._told = _outside(self._agent, self._body)
+        return self._told
+
+
 def _outside(agent: Agent, body: int) -> tuple[dict[int, int], list[bytes]]:
-    """Return what leads out of the tree, by key, and the paths of handles."""
     message, fds = agent.next()
     if not isinstance(message, Outside):
         raise Ended
@@ -211,6 +228,8 @@ def _outside(agent: Agent, body: int) -> tuple[dict[int, int], list[bytes]]:
 
 def examine(sock: socket.socket, pids: list[int], outside: dict[bytes, int]) -> None:
     """Tell what keeps a tree from moving."""
+    from stubs.migration.whynot import why_not
+
     agent = Agent(sock, [])
     reasons = why_not(pids, outside)
     names = [reason.name.encode() for reason in reasons]
