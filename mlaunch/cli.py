@@ -16,6 +16,7 @@ from mlaunch.commands.checkpoint import checkpoint
 from mlaunch.commands.completion import completion
 from mlaunch.commands.daemon import daemon
 from mlaunch.commands.doctor import doctor
+from mlaunch.commands.expel import expel
 from mlaunch.commands.freeze import freeze, go_on
 from mlaunch.commands.migrate import bring, migrate
 from mlaunch.commands.nodes import nodes
@@ -34,7 +35,7 @@ def mlaunch() -> None:
 
 for command in (
     *(nodes, top, ps, why, report),
-    *(migrate, bring, freeze, go_on, checkpoint),
+    *(migrate, bring, expel, freeze, go_on, checkpoint),
     *(doctor, daemon, completion),
 ):
     mlaunch.add_command(command)

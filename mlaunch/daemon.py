@@ -19,6 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlaunch import __version__, process
+from mlaunch.balancing import Balancing
 from mlaunch.errors import FAILED, LaunchError
 from mlaunch.explaining import Explaining
 from mlaunch.inventory import Inventory, Member
@@ -62,7 +63,8 @@ class Daemon:
         self._observing = Observing(self._loop, self._inventory, journal, load)
         self._explaining = Explaining(self._placing)
         self._moving = Moving(self._placing, self._inventory, self._when_connected)
-        self._moves = MovingQuestions(self._moving, self._inventory)
+        self._balancing = Balancing(self._placing, self._inventory, self._observing, self._moving)
+        self._moves = MovingQuestions(self._moving, self._inventory, journal, self._balancing)
         self._clients: set[Endpoint] = set()
         # Those of them that only watch (`mlaunch top`): they keep nobody from leaving.
         self._watchers: set[Endpoint] = set()
@@ -146,6 +148,7 @@ class Daemon:
         """Once a second: sample home's load, and see whether anybody needs us."""
         self._placing.load.sample()
         self._placing.ledger.profiles.flush()
+        self._balancing.tick()
         now = time.monotonic()
         if not self._idle():
             self._used = now

@@ -96,6 +96,7 @@ class Record:
         "migrations",
         "mrun",
         "node",
+        "only",
         "pid",
         "reason",
         "restarts",
@@ -118,6 +119,7 @@ class Record:
         self.reason = decision.reason
         self.top = False
         self.stay = False  # it moves on the user's word only
+        self.only: frozenset[str] = frozenset()  # where it is allowed to be; empty: anywhere
         self.at = time.time()
         self.migrations: list[Migration] = []
         self.restarts = 0
@@ -227,11 +229,12 @@ class Journal:
         top: bool,
         decision: Decision,
         stay: bool = False,
+        only: frozenset[str] = frozenset(),
     ) -> None:
         """Note where a program is going to run, in this process or in what it is replaced by."""
         self.decisions += 1
         record = Record(client, self._mrun_of(client), pid, exe, argv, _bounded(decision))
-        record.top, record.stay = top, stay
+        record.top, record.stay, record.only = top, stay, only
         if top and record.mrun.top is None:
             record.mrun.top = record
         before = self.running.get(pid)

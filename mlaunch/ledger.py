@@ -91,6 +91,11 @@ class Ledger:
             before_s=before_s,
         )
 
+    def used_s(self, pid: int, cpu_us: int) -> float:
+        """Return how many seconds of home's CPU that CPU time of a program is."""
+        entry = self._entries.get(pid)
+        return entry.home_s(cpu_us) if entry is not None else cpu_us / 1e6
+
     def occupy(self, pid: int, slots: Slots, cpu_s: float) -> None:
         """Have a program take a slot that was not expected to need one."""
         entry = self._entries.get(pid)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlaunch.placing import Placing
     from stubs.wire.codec import Message
 
+    Done = Callable[["Outcome"], None]
     # Connects members and calls when it is known how they are, or after a while (seconds).
     WhenConnected = Callable[[list[Member], float, Callable[[], None]], None]
 
@@ -36,7 +37,10 @@ _TICK_US = 1_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 class Outcome(NamedTuple):
-    """What became of a move; `error` is empty when it has succeeded. `path` of a checkpoint."""
+    """What became of a move; `error` is empty when it has succeeded. `path` of a checkpoint.
+
+    `refused`: it is the program that cannot be moved, says its mrun.
+    """
 
     record: Record
     source: str
@@ -46,6 +50,7 @@ class Outcome(NamedTuple):
     wall_us: int = 0
     bytes: int = 0
     path: str = ""
+    refused: bool = False
 
     def told(self) -> dict[str, Any]:
         """Return it as the mlaunch command gets it."""
@@ -63,6 +68,31 @@ class Outcome(NamedTuple):
         }
 
 
+class _Attempt:
+    """A move, or a checkpoint, from the wish to the outcome."""
+
+    def __init__(self, record: Record, target: str, why: str, path: str, done: Done) -> None:
+        """Note where the program is now."""
+        self.record = record
+        self.source = record.place
+        self.target = target
+        self.why = why
+        self.path = path
+        self.done = done
+
+    def outcome(
+        self, reply: Moved | None = None, error: str = "", refused: bool = False
+    ) -> Outcome:
+        """Return what became of it."""
+        numbers = (reply.frozen_us, reply.wall_us, reply.bytes) if reply else (0, 0, 0)
+        record, source, target = self.record, self.source, self.target
+        return Outcome(record, source, target, error, *numbers, self.path, refused)
+
+    def fail(self, error: str) -> None:
+        """Say that nothing was begun."""
+        self.done(self.outcome(error=error))
+
+
 class Moving:
     """The moves under way."""
 
@@ -75,7 +105,8 @@ class Moving:
         self._inventory = inventory
         self._when_connected = when_connected
         self.under_way: dict[Record, str] = {}  # where to
-        # Called with each outcome, by whomever the move was asked for.
+        self._waiting: dict[Record, list[Callable[[], None]]] = {}
+        # Called with the outcome of whatever was under way, whoever has asked for it.
         self.on_outcome: Callable[[Outcome], None] = lambda outcome: None
 
     def named(self, pid: int) -> list[Record]:
@@ -100,86 +131,84 @@ class Moving:
             raise LaunchError(text, hint, 1)
         return found
 
-    def move(self, record: Record, target: str, why: str, done: Callable[[Outcome], None]) -> None:
+    def move(self, record: Record, target: str, why: str, done: Done) -> None:
         """Move a program to a node, or HOME; `done` is called once."""
-        finish = self._finisher(record, target, done)
-        if target == record.place or (target == HOME and record.node == LOCAL.name):
-            finish(error=f"it is {_where(target)} already")
-            return
+        attempt = _Attempt(record, target, why, "", done)
         member = self._inventory.find(LOCAL.name if target == HOME else target)
-        if member is None:
-            finish(error=f"no node {target}")
-        elif record in self.under_way:
-            finish(error=f"it is being moved {_to(self.under_way[record])} just now")
-        else:
-            self.under_way[record] = target
-            self._when_connected(
-                [member], CONNECT_S, lambda: self._send(record, member, why, finish)
-            )
+        if target == record.place or (target == HOME and record.node == LOCAL.name):
+            attempt.fail(f"it is {_where(target)} already")
+        elif member is None:
+            attempt.fail(f"no node {target}")
+        elif self._begin(attempt):
+            self._when_connected([member], CONNECT_S, lambda: self._send(attempt, member))
 
-    def checkpoint(self, record: Record, path: str, done: Callable[[Outcome], None]) -> None:
+    def checkpoint(self, record: Record, path: str, done: Done) -> None:
         """Have the image of a program written to a file at home; it goes on where it is."""
-        finish = self._finisher(record, record.place, done, path)
-        if record in self.under_way:
-            finish(error=f"it is being moved {_to(self.under_way[record])} just now")
-            return
-        self.under_way[record] = record.place
-        node = record.node.encode()
-        self._request(record, Move(record.pid, node, b"checkpoint", 1, os.fsencode(path)), finish)
+        attempt = _Attempt(record, record.place, "checkpoint", path, done)
+        if self._begin(attempt):
+            node = record.node.encode()
+            self._request(attempt, Move(record.pid, node, b"checkpoint", 1, os.fsencode(path)))
 
-    def _finisher(
-        self, record: Record, target: str, done: Callable[[Outcome], None], path: str = ""
-    ) -> Callable[..., None]:
-        source = record.place
+    def afterwards(self, record: Record, then: Callable[[], None]) -> None:
+        """Call `then` when what is under way with a program has come to an end."""
+        self._waiting.setdefault(record, []).append(then)
 
-        def finish(moved: Moved | None = None, error: str = "") -> None:
-            numbers = (moved.frozen_us, moved.wall_us, moved.bytes) if moved else (0, 0, 0)
-            outcome = Outcome(record, source, target, error, *numbers, path)
-            if error and not path:
-                self._journal.not_moved(record, target, error)
-            self.on_outcome(outcome)
-            done(outcome)
+    def _begin(self, attempt: _Attempt) -> bool:
+        """Note that it is under way, unless another one is."""
+        before = self.under_way.get(attempt.record)
+        if before is not None:
+            attempt.fail(f"it is being moved {_to(before)} just now")
+            return False
+        self.under_way[attempt.record] = attempt.target
+        return True
 
-        return finish
+    def _end(self, attempt: _Attempt, outcome: Outcome) -> None:
+        del self.under_way[attempt.record]
+        if outcome.error and not attempt.path:
+            self._journal.not_moved(attempt.record, attempt.target, outcome.error)
+        self.on_outcome(outcome)
+        attempt.done(outcome)
+        for then in self._waiting.pop(attempt.record, []):
+            then()
 
-    def _send(self, record: Record, member: Member, why: str, finish: Callable[..., None]) -> None:
+    def _send(self, attempt: _Attempt, member: Member) -> None:
         """Ask the mrun, now that the node can be used, if it can."""
-        if member.problem:
-            del self.under_way[record]
-            finish(error=f"{member.name} cannot be used: {member.problem}")
-            return
+        record = attempt.record
         client = self._client(record)
+        if member.problem:
+            error = f"{member.name} cannot be used: {member.problem}"
+            self._end(attempt, attempt.outcome(error=error))
+            return
         fds = self._placing.attach(client, member, record.pid) if client is not None else []
-
-        def moved(reply: Moved) -> None:
-            self._placing.moved(record.pid, member, cpu_us(record))
-            self._journal.moved(record, member.name, why, reply.frozen_us, reply.bytes)
-
-        # What waits for its first bytes to be read need not be sent while it runs; mrun knows.
-        message = Move(record.pid, member.name.encode(), why.encode(), 1, b"")
-        self._request(record, message, finish, fds, moved)
+        message = Move(record.pid, member.name.encode(), attempt.why.encode(), 1, b"")
+        self._request(attempt, message, fds, member)
 
     def _request(
         self,
-        record: Record,
+        attempt: _Attempt,
         message: Move,
-        finish: Callable[..., None],
         fds: list[int] | None = None,
-        moved: Callable[[Moved], None] = lambda reply: None,
+        member: Member | None = None,
     ) -> None:
-        def answered(reply: Message) -> None:
-            self.under_way.pop(record, None)
-            if isinstance(reply, Moved):
-                moved(reply)
-                finish(reply)
-            else:
-                text = plain(reply.text) if isinstance(reply, Error) else "no answer"
-                finish(error=text or os.strerror(errno.EIO))
+        """Have its mrun do it; `member` is where it will be then, None: where it is."""
 
+        def answered(reply: Message) -> None:
+            if isinstance(reply, Moved):
+                if member is not None:
+                    self._placing.moved(record.pid, member, cpu_us(record))
+                    self._journal.moved(
+                        record, member.name, attempt.why, reply.frozen_us, reply.bytes
+                    )
+                outcome = attempt.outcome(reply)
+            else:
+                text = plain(reply.text) if isinstance(reply, Error) else ""
+                outcome = attempt.outcome(error=text or os.strerror(errno.EIO), refused=True)
+            self._end(attempt, outcome)
+
+        record = attempt.record
         client = self._client(record)
         if client is None:
-            self.under_way.pop(record, None)
-            finish(error="it has ended")
+            self._end(attempt, attempt.outcome(error="it has ended"))
         else:
             client.request(message, answered, fds)
             client.flush()

@@ -177,9 +177,8 @@ class Placing:
             return
         program, reason = decision.program, decision.reason
         member = self._inventory.find(decision.node) if decision.node != HOME else None
-        self.journal.decided(
-            client, place.pid, exe, argv, bool(place.top), decision, bool(place.stay)
-        )
+        top, stay, only = bool(place.top), bool(place.stay), frozenset(map(_text, place.only))
+        self.journal.decided(client, place.pid, exe, argv, top, decision, stay, only)
         holds = member.holds if member is not None else None
         entry = Entry(
             client,

@@ -61,6 +61,8 @@ def said(outcome: dict[str, Any]) -> str:
         to = "home" if target == "home" else f"to {target}"
         what = "not written" if outcome["path"] else f"not moved {to}"
         return f"{which} {what}: {printable(outcome['error'])}"
+    if not outcome["path"] and outcome["from"] == outcome["to"]:
+        return f"{which} is best where it is: {'at home' if target == 'home' else f'on {target}'}"
     cost = f"{outcome['frozen_ms']:.0f} ms frozen, {outcome['bytes'] / 1e6:.1f} MB"
     if outcome["path"]:
         return f"written {which} to {printable(outcome['path'])}: {cost}"

@@ -24,7 +24,18 @@ from stubs.link.loop import READ, Loop
 from stubs.link.stream import PipeStream
 from stubs.node.capsule.capsule import Capsule, fork_seed
 from stubs.wire.errors import RemoteProtocolError
-from stubs.wire.messages import Echo, Echoed, Error, Goodbye, Hello, Ping, Pong, Spawn, Welcome
+from stubs.wire.messages import (
+    CanMove,
+    Echo,
+    Echoed,
+    Error,
+    Goodbye,
+    Hello,
+    Ping,
+    Pong,
+    Spawn,
+    Welcome,
+)
 from stubs.wire.version import VERSION
 
 TYPE_CHECKING = False
@@ -63,6 +74,7 @@ class Agent:
             Hello: self._hello,
             Ping: self._ping,
             Echo: self._echo,
+            CanMove: self._cannot_tell,
             Goodbye: self._goodbye,
         }
         stream = PipeStream(read_fd, write_fd)
@@ -179,6 +191,10 @@ class Agent:
 
     def _echo(self, message: Echo, tag: int, fds: list[int]) -> None:
         self._link.reply(tag, Echoed(bytes(message.size)))
+
+    def _cannot_tell(self, message: CanMove, tag: int, fds: list[int]) -> None:
+        """Answer as long as there is nobody who could look into bodies."""
+        self._link.reply(tag, Error(errno.ENOSYS, b"this node cannot move bodies"))
 
     def _goodbye(self, message: Goodbye, tag: int, fds: list[int]) -> None:
         self._loop.stop()

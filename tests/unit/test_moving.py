@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from mlaunch.balancing import Balancing
 from mlaunch.errors import LaunchError
 from mlaunch.inventory import Inventory, Member
 from mlaunch.moving import Moving, Outcome
 from mlaunch.movingquestions import MovingQuestions
+from mlaunch.observing import Observing
 from mlaunch.placing import Placing
 from mlaunch.states import HOME
 from stubs.link.endpoint import Endpoint
@@ -45,7 +47,9 @@ class Bed:
         self.moves: list[tuple[Move, int]] = []
         self.answer: Message = Moved(7, b"n1", 43_000, 200_000, 12_300_000)
         self.moving = Moving(self.placing, self.inventory, lambda members, patience, then: then())
-        self.questions = MovingQuestions(self.moving, self.inventory)
+        observing = Observing(self.loop, self.inventory, self.journal, self.placing.load)
+        self.balancing = Balancing(self.placing, self.inventory, observing, self.moving)
+        self.questions = MovingQuestions(self.moving, self.inventory, self.journal, self.balancing)
         self.outcomes: list[Outcome] = []
 
     def _pair(self, mine: dict[Any, Any], theirs: dict[Any, Any]) -> tuple[Endpoint, Endpoint]:

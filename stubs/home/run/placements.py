@@ -6,6 +6,7 @@ for a while: make and the shell, mkdir and rm are exec'ed a thousand times in a 
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -13,7 +14,7 @@ import time
 from stubs.link import runtime
 from stubs.link.endpoint import Endpoint
 from stubs.link.stream import SocketStream
-from stubs.wire.messages import Computed, Ended, Error, Place, Placed
+from stubs.wire.messages import Computed, Ended, Error, Move, Place, Placed
 from stubs.wire.version import VERSION
 
 TYPE_CHECKING = False
@@ -67,9 +68,18 @@ class Placements:
                 # Not once more for each of a thousand compilers.
                 self._failure = time.monotonic() + TRY_AGAIN_SECONDS, error
                 raise
-            self._daemon = Endpoint(
-                self._loop, SocketStream(sock), {}, lambda reason: None, "home daemon"
+            self._daemon = daemon = Endpoint(
+                self._loop,
+                SocketStream(sock),
+                {Move: lambda message, tag, fds: self._refuse(daemon, tag, fds)},
+                lambda reason: None,
+                "home daemon",
             )
+
+    def _refuse(self, daemon: Endpoint, tag: int, fds: list[int]) -> None:
+        for fd in fds:
+            os.close(fd)
+        daemon.reply(tag, Error(errno.ENOSYS, b"this mrun cannot move programs"))
 
     def start_anew(self) -> None:
         """Ask on a new connection next: the daemon must not think that we have links."""
