@@ -12,9 +12,13 @@ from typing import NoReturn
 import click
 
 from mlaunch import __version__, suggest
+from mlaunch.commands.checkpoint import checkpoint
 from mlaunch.commands.completion import completion
 from mlaunch.commands.daemon import daemon
 from mlaunch.commands.doctor import doctor
+from mlaunch.commands.expel import expel
+from mlaunch.commands.freeze import freeze, go_on
+from mlaunch.commands.migrate import bring, migrate
 from mlaunch.commands.nodes import nodes
 from mlaunch.commands.ps import ps
 from mlaunch.commands.report import report
@@ -29,7 +33,11 @@ def mlaunch() -> None:
     """Look after the nodes on which mrun runs programs."""
 
 
-for command in (nodes, top, ps, why, report, doctor, daemon, completion):
+for command in (
+    *(nodes, top, ps, why, report),
+    *(migrate, bring, expel, freeze, go_on, checkpoint),
+    *(doctor, daemon, completion),
+):
     mlaunch.add_command(command)
 
 

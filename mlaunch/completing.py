@@ -41,6 +41,12 @@ def nodes(context: click.Context, parameter: click.Parameter, word: str) -> list
     return configured(context, parameter, word) + others
 
 
+def targets(context: click.Context, parameter: click.Parameter, word: str) -> list[str]:
+    """Return where a program can be moved."""
+    others = [name for name in ("auto", "home") if name.startswith(word)]
+    return configured(context, parameter, word) + others
+
+
 def pids(
     context: click.Context, parameter: click.Parameter, word: str
 ) -> list[CompletionItem[str]]:

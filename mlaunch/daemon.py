@@ -19,9 +19,12 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlaunch import __version__, process
+from mlaunch.balancing import Balancing
 from mlaunch.errors import FAILED, LaunchError
 from mlaunch.explaining import Explaining
 from mlaunch.inventory import Inventory, Member
+from mlaunch.moving import Moving
+from mlaunch.movingquestions import MovingQuestions
 from mlaunch.observing import Observing
 from mlaunch.placing import Placing
 from stubs.abi.sched import take_short_slices
@@ -59,6 +62,9 @@ class Daemon:
         journal, load = self._placing.journal, self._placing.load
         self._observing = Observing(self._loop, self._inventory, journal, load)
         self._explaining = Explaining(self._placing)
+        self._moving = Moving(self._placing, self._inventory, self._when_connected)
+        self._balancing = Balancing(self._placing, self._inventory, self._observing, self._moving)
+        self._moves = MovingQuestions(self._moving, self._inventory, journal, self._balancing)
         self._clients: set[Endpoint] = set()
         # Those of them that only watch (`mlaunch top`): they keep nobody from leaving.
         self._watchers: set[Endpoint] = set()
@@ -142,6 +148,7 @@ class Daemon:
         """Once a second: sample home's load, and see whether anybody needs us."""
         self._placing.load.sample()
         self._placing.ledger.profiles.flush()
+        self._balancing.tick()
         now = time.monotonic()
         if not self._idle():
             self._used = now
@@ -179,6 +186,7 @@ class Daemon:
                 "speed": self._speed,
                 "stop": self._quit,
                 "why": self._why,
+                **self._moves.answers,
             }
             what[question["do"]](question, answer)
         except LaunchError as error:

@@ -71,6 +71,8 @@ class Member:
         self.retry_s = RETRY_FIRST_S
         self.slots = Slots()
         self.holds: set[str] = set()  # executables that have run there on this link
+        self.leaving = False  # its agent has been told to end, and waits for guests to go
+        self.emptied = False  # somebody has all guests moved away from it
         self._reserved: dict[int, float] = {}
         # CPUs that would be idle without our guests, when that was known, and when a guest last
         # came or went.
@@ -97,10 +99,17 @@ class Member:
     def problem(self) -> str:
         """Why bodies cannot be sent there now; empty when they can."""
         if self.ready:
-            return ""
+            return self.closing
         if self.connecting:
             return "still connecting"
         return self.reason or "not connected"
+
+    @property
+    def closing(self) -> str:
+        """Why its guests have to go while it can be used still; empty if they have not."""
+        if self.leaving:
+            return "it is shutting down"
+        return "it is being emptied" if self.emptied else ""
 
     @property
     def failed_for(self) -> float:
@@ -191,14 +200,14 @@ class Member:
         return {
             "name": self.name,
             "host": self.node.host,
-            "state": self.state,
+            "state": "leaving" if self.ready and self.closing else self.state,
             "cpus": self.cpus if known else None,
             "idle_cpus": self.idle if known else None,
             "load1": load["load1_milli"] / 1000 if known else None,
             "memory_available_bytes": load["memory_available"] if known else None,
             "rtt_ms": self.rtt_ms if self.ready else None,
             "guests": self.guests,
-            "reason": reason,
+            "reason": reason or (self.closing if self.ready else ""),
             "remedy": remedy,
             "pid": self.pid,
             "facts": self.facts,
@@ -217,6 +226,8 @@ class Inventory:
         self._loop = loop
         self._changed = changed
         self._local: Member | None = None
+        # Called with a node that is about to end.
+        self.on_leaving: Callable[[Member], None] = lambda member: None
 
     def read_config(self) -> None:
         """Read the configuration if it has changed; what is wrong with it is kept for who asks."""
@@ -331,6 +342,9 @@ class Inventory:
         member.rtt_ms, member.guests = report["rtt_ms"], report["guests"]
         member.facts = report["facts"]
         member.take_load(report["load"])
+        if report["leaving"] and not member.leaving:
+            member.leaving = True
+            self.on_leaving(member)
         if member.state != before:
             if member.ready:
                 member.retry_s = RETRY_FIRST_S
@@ -344,6 +358,7 @@ class Inventory:
         """Note the end of a link process and plan the next one."""
         member.link = None
         member.pid = 0
+        member.leaving = False
         member.forget_guests()
         member.failed_at = time.monotonic()
         member.hopeful = False

@@ -5,8 +5,9 @@ runs is in it whole. Of what has ended the last REMEMBERED programs are kept, an
 happened the last MOST_EVENTS events. An entry costs a few microseconds, for there may be hundreds a
 second: what is shown is put into words only when somebody looks.
 
-Kinds of events: placed, stayed (only what the user typed), refused, restarted, lost, ended (bodies
-only), node up, node lost.
+Kinds of events: placed, stayed (only what the user typed), refused, restarted, moved (`node` is
+where it is now), could not move (`node` is where it stays), lost, ended (bodies only), node up,
+node lost.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mlaunch.local import NAME as LOCAL
 from mlaunch.states import HOME, Candidate, NodeState, Program, in_words
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 REMEMBERED = 1000
 MOST_EVENTS = 1000
+# What is counted.
+KINDS = ("placed", "stayed", "refused", "lost", "restarted", "moved")
 # Words of a command line kept of a program that has ended, and nodes kept of a decision.
 WORDS_KEPT = 20
 NODES_KEPT = 64
@@ -39,6 +43,28 @@ class Decision(NamedTuple):
     candidates: list[Candidate]
     home: NodeState
     nodes: list[NodeState]
+
+
+class Migration(NamedTuple):
+    """One move: when (seconds since 1970), from where to where, why, and what it cost."""
+
+    at: float
+    source: str
+    target: str
+    why: str
+    frozen_ms: float
+    bytes: int
+
+    def told(self) -> dict[str, Any]:
+        """Return it as `mlaunch why` has it."""
+        return {
+            "at": self.at,
+            "from": self.source,
+            "to": self.target,
+            "why": self.why,
+            "frozen_ms": self.frozen_ms,
+            "bytes": self.bytes,
+        }
 
 
 class Mrun:
@@ -67,11 +93,14 @@ class Record:
         "exe",
         "lost",
         "measured_at",
+        "migrations",
         "mrun",
         "node",
+        "only",
         "pid",
         "reason",
         "restarts",
+        "stay",
         "top",
         "usage",
     )
@@ -89,7 +118,10 @@ class Record:
         self.node = decision.node
         self.reason = decision.reason
         self.top = False
+        self.stay = False  # it moves on the user's word only
+        self.only: frozenset[str] = frozenset()  # where it is allowed to be; empty: anywhere
         self.at = time.time()
+        self.migrations: list[Migration] = []
         self.restarts = 0
         self.again = False  # its node was lost, and no other has been found yet
         self.lost = ""  # why its node was lost
@@ -101,6 +133,11 @@ class Record:
     def away(self) -> bool:
         """Whether it is a body."""
         return self.node != HOME
+
+    @property
+    def place(self) -> str:
+        """Where it is, as people say it: a body that has come home runs on `local`, at home."""
+        return HOME if self.migrations and self.node == LOCAL else self.node
 
     def measured(self, usage: Usage, at: float) -> None:
         """Note what its node says that it uses."""
@@ -128,7 +165,7 @@ class Journal:
         self.remembered: OrderedDict[int, Record] = OrderedDict()
         self.last_event = 0
         self.decisions = 0
-        self.counts = dict.fromkeys(("placed", "stayed", "refused", "lost", "restarted"), 0)
+        self.counts = dict.fromkeys(KINDS, 0)
         # CPU seconds of bodies that have ended, and bytes of their files over the link.
         self.cpu_s = 0.0
         self.bytes_to_node = 0
@@ -184,12 +221,20 @@ class Journal:
             del self._mruns[pid]
 
     def decided(
-        self, client: object, pid: int, exe: str, argv: list[str], top: bool, decision: Decision
+        self,
+        client: object,
+        pid: int,
+        exe: str,
+        argv: list[str],
+        top: bool,
+        decision: Decision,
+        stay: bool = False,
+        only: frozenset[str] = frozenset(),
     ) -> None:
         """Note where a program is going to run, in this process or in what it is replaced by."""
         self.decisions += 1
         record = Record(client, self._mrun_of(client), pid, exe, argv, _bounded(decision))
-        record.top = top
+        record.top, record.stay, record.only = top, stay, only
         if top and record.mrun.top is None:
             record.mrun.top = record
         before = self.running.get(pid)
@@ -198,6 +243,7 @@ class Journal:
             record.restarts = before.restarts + record.away
             record.again = not record.away
             record.at = before.at
+            record.migrations = before.migrations
         self.running[pid] = self.remembered[pid] = record
         self.remembered.move_to_end(pid)
         if len(self.remembered) > REMEMBERED:
@@ -208,6 +254,22 @@ class Journal:
             self._count("restarted", record, record.reason)
         else:
             self._count("placed", record, record.reason)
+
+    def moved(self, record: Record, node: str, why: str, frozen_us: int, bytes: int) -> None:
+        """Note that a program runs on that node now."""
+        source = record.place
+        record.node = node
+        record.reason = f"moved: {why}"
+        target = HOME if node == LOCAL else node
+        migration = Migration(time.time(), source, target, why, frozen_us / 1000, bytes)
+        record.migrations.append(migration)
+        text = f"from {source}: {why} ({in_words(frozen_us / 1e6)} frozen)"
+        self.counts["moved"] += 1
+        self._tell("moved", record.pid, _name(record), target, text)
+
+    def not_moved(self, record: Record, target: str, why: str) -> None:
+        """Note that a program could not be moved to a place, and why not."""
+        self._tell("could not move", record.pid, _name(record), record.place, f"to {target}: {why}")
 
     def refused(self, pid: int, argv: list[str], text: str) -> None:
         """Note that a program cannot run as it was asked for."""

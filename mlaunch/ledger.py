@@ -22,7 +22,8 @@ class Entry(NamedTuple):
     """A program that runs; `speed` of a CPU there, relative to one of home's.
 
     `service` is what of a CPU of home's goes with it while it runs, beside what it computes.
-    `holds` are the executables whose files are on its node; None at home.
+    `holds` are the executables whose files are on its node; None at home. One that has moved had
+    used `counted_us` of CPU time by then, which were `before_s` seconds of home's CPU.
     """
 
     owner: object
@@ -33,6 +34,12 @@ class Entry(NamedTuple):
     holds: set[str] | None = None
     cold: bool = False
     service: float = 0.0
+    counted_us: int = 0
+    before_s: float = 0.0
+
+    def home_s(self, cpu_us: int) -> float:
+        """Return how many seconds of home's CPU that CPU time is, wherever it was used."""
+        return self.before_s + max(0, cpu_us - self.counted_us) * self.speed / 1e6
 
 
 class Ledger:
@@ -55,6 +62,46 @@ class Ledger:
         self.service += entry.service
         if entry.slots is not None:
             entry.slots.take(pid, cpu_s, time.monotonic())
+
+    def move(
+        self, pid: int, slots: Slots | None, speed: float, holds: set[str] | None, cpu_us: int
+    ) -> None:
+        """Note that a program runs elsewhere from now on, having used `cpu_us` of CPU time.
+
+        What it has yet to do is as much as it has done, or what is left of what was expected.
+        """
+        entry = self._entries.get(pid)
+        if entry is None:
+            return
+        before_s = entry.home_s(cpu_us)
+        now = time.monotonic()
+        left_s = before_s
+        if entry.slots is not None:
+            left_s = max(left_s, entry.slots.left_s(pid, now))
+            entry.slots.free(pid, now)
+        if slots is not None:
+            slots.take(pid, left_s, now)
+        # What its files cost there is no more what they would have cost from the start.
+        self._entries[pid] = entry._replace(
+            slots=slots,
+            speed=speed,
+            holds=holds,
+            cold=True,
+            counted_us=cpu_us,
+            before_s=before_s,
+        )
+
+    def used_s(self, pid: int, cpu_us: int) -> float:
+        """Return how many seconds of home's CPU that CPU time of a program is."""
+        entry = self._entries.get(pid)
+        return entry.home_s(cpu_us) if entry is not None else cpu_us / 1e6
+
+    def occupy(self, pid: int, slots: Slots, cpu_s: float) -> None:
+        """Have a program take a slot that was not expected to need one."""
+        entry = self._entries.get(pid)
+        if entry is not None and entry.slots is None:
+            self._entries[pid] = entry._replace(slots=slots)
+            slots.take(pid, cpu_s, time.monotonic())
 
     def computed(self, pid: int) -> None:
         """Note that a program needs its slot no more, though it has yet to end."""
@@ -81,7 +128,6 @@ class Ledger:
         entry = self.strike(ended.pid)
         if entry is None or not ended.wall_us:
             return  # it never ran where it was sent
-        seconds = entry.speed / 1e6
         if ended.away and entry.holds is not None:
             entry.holds.add(entry.exe)
         self.profiles.learn(
@@ -89,7 +135,7 @@ class Ledger:
             entry.argv,
             Sample(
                 where=NODE if ended.away else HOME,
-                cpu_s=ended.cpu_us * seconds,
+                cpu_s=entry.home_s(ended.cpu_us),
                 wall_s=ended.wall_us / 1e6,
                 maxrss_kib=ended.maxrss_kib,
                 children=ended.children,
@@ -97,7 +143,7 @@ class Ledger:
                 round_trips=ended.round_trips,
                 bytes_to_node=ended.bytes_to_node,
                 bytes_to_home=ended.bytes_to_home,
-                own_cpu_s=-1.0 if ended.away else ended.own_us * seconds,
+                own_cpu_s=-1.0 if ended.away else entry.home_s(ended.own_us),
                 cold=entry.cold,
             ),
         )

@@ -10,6 +10,7 @@ Without the daemon it goes on as long as it has guests.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -37,12 +38,14 @@ from stubs.wire.messages import (
     Answer,
     Attach,
     Bulk,
+    CanMove,
     Clocked,
     Clocks,
     Error,
     Gone,
     Goodbye,
     Hello,
+    Leaving,
     Load,
     Measure,
     Measured,
@@ -50,6 +53,7 @@ from stubs.wire.messages import (
     Pong,
     Query,
     Quit,
+    Reasons,
     Report,
     Welcome,
 )
@@ -117,6 +121,7 @@ class LinkProcess:
             SocketStream(control),
             {
                 Attach: self._on_attach,
+                CanMove: self._on_can_move,
                 Measure: self._on_measure,
                 Query: self._on_query,
                 Quit: self._on_quit,
@@ -127,6 +132,7 @@ class LinkProcess:
         self._transport: Transport = _transport(node)
         self._token = secrets.token_bytes(TOKEN_BYTES)
         self._state = "connecting"
+        self._leaving = False
         self._reason = ""
         self._remedy = ""
         self._facts: dict[str, Any] = {}
@@ -168,6 +174,7 @@ class LinkProcess:
             Ping: self._on_ping,
             Load: self._on_load,
             Goodbye: self._on_goodbye,
+            Leaving: self._on_leaving,
         }
         self._rpc = Endpoint(self._loop, stream, handlers, self._node_lost, self._node.name)
         self._rpc.pause_above = MOST_BACKLOG
@@ -288,6 +295,10 @@ class LinkProcess:
         assert self._rpc is not None
         self._rpc.close(f"{self._node.name}: {plain(message.reason)}")
 
+    def _on_leaving(self, message: Leaving, tag: int, fds: list[int]) -> None:
+        self._leaving = True
+        self._report()
+
     def _ping(self) -> None:
         if self._rpc is None or self._rpc.lost is not None:
             return
@@ -401,6 +412,7 @@ class LinkProcess:
             return
         report = {
             "state": self._state,
+            "leaving": self._leaving,
             "reason": self._reason,
             "remedy": self._remedy,
             "rtt_ms": round(min(self._rtts) * 1000, 3) if self._rtts else None,
@@ -443,6 +455,19 @@ class LinkProcess:
         to_node, to_home = (sum(end.bytes_out for end in ends), sum(end.bytes_in for end in ends))
         if self._daemon is not None:
             self._daemon.reply(tag, Measured(to_node, to_home, usages))
+
+    def _on_can_move(self, message: CanMove, tag: int, fds: list[int]) -> None:
+        """Hand on the question what keeps a body from moving, and the node's answer."""
+
+        def answer(reply: Message) -> None:
+            if self._daemon is not None:
+                known = isinstance(reply, (Reasons, Error))
+                self._daemon.reply(tag, reply if known else Error(errno.EPROTO, b"no answer"))
+
+        if self._link is None or self._state != "ready":
+            answer(Error(errno.ENOTCONN, f"{self._node.name} is {self._state}".encode()))
+        else:
+            self._link.request(message, answer)
 
     def _on_quit(self, message: Quit, tag: int, fds: list[int]) -> None:
         self._end_when_unused()

@@ -177,7 +177,8 @@ class Placing:
             return
         program, reason = decision.program, decision.reason
         member = self._inventory.find(decision.node) if decision.node != HOME else None
-        self.journal.decided(client, place.pid, exe, argv, bool(place.top), decision)
+        top, stay, only = bool(place.top), bool(place.stay), frozenset(map(_text, place.only))
+        self.journal.decided(client, place.pid, exe, argv, top, decision, stay, only)
         holds = member.holds if member is not None else None
         entry = Entry(
             client,
@@ -196,7 +197,7 @@ class Placing:
                 sticky = TOGETHER if keeps_together(exe) else int(stays_whatever(exe, profile))
             client.reply(tag, Placed(HOME.encode(), sticky, reason.encode()))
             return
-        fds = self._attach(client, member, place.pid)
+        fds = self.attach(client, member, place.pid)
         client.reply(tag, Placed(member.name.encode(), 0, reason.encode()), fds)
 
     def choose(
@@ -227,7 +228,7 @@ class Placing:
             return 1.0
         return relative_speed(member.placement(), self.load.state())
 
-    def _attach(self, client: Endpoint, member: Member, pid: int) -> list[int]:
+    def attach(self, client: Endpoint, member: Member, pid: int) -> list[int]:
         """Count a body; return a socket to the link process unless the client has got one."""
         member.reserve(pid)
         attached = self._attached.setdefault(client, {})
@@ -237,6 +238,19 @@ class Placing:
         ours, theirs = socket.socketpair()
         self._inventory.attach(member, pid, ours)
         return [theirs.detach()]
+
+    def moved(self, pid: int, member: Member, cpu_us: int) -> None:
+        """Note that a program runs on that node now; it had used `cpu_us` of CPU time before.
+
+        On `local` it takes a slot of home's: they are the same CPUs.
+        """
+        speed = self._speed(member)
+        slots = member.slots
+        if member.name == LOCAL.name:
+            slots = self.load.slots
+        else:
+            slots.cpus, slots.speed = member.cpus, speed
+        self.ledger.move(pid, slots, speed, member.holds, cpu_us)
 
     def client_gone(self, client: Endpoint) -> None:
         """Forget what a client was given, and what it ran."""

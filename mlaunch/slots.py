@@ -38,6 +38,11 @@ class Slots:
         self._left.pop(pid, None)
         self._least.pop(pid, None)
 
+    def left_s(self, pid: int, now: float) -> float:
+        """Return the seconds of home's CPU that one still needs; 0 if it is not counted."""
+        self._advance(now)
+        return self._left.get(pid, 0.0)
+
     def clear(self) -> None:
         """Count none: the machine is lost."""
         self._left.clear()

@@ -170,16 +170,16 @@ def _on_node(program: Program, node: NodeState, home: NodeState, cost_s: float) 
 def _compute_s(program: Program, node: NodeState, speed: float) -> _Option:
     """Return how long it would compute there, beside what runs there already."""
     ours = max(node.slots_used, node.reserved)
-    others = _others(node, ours)
+    foreign = others(node, ours)
     work = program.cpu_s
     # Of those of ours that end before it, only what they still have to do; unknown: as much.
     queued = min(node.queued_s, ours * work) if node.queued_s >= 0 else ours * work
     alone = work / min(1.0, node.cpus)
-    shared = (work * (1 + others) + queued) / node.cpus
-    return _Option(max(alone, shared) / speed, node, others)
+    shared = (work * (1 + foreign) + queued) / node.cpus
+    return _Option(max(alone, shared) / speed, node, foreign)
 
 
-def _others(node: NodeState, ours: int) -> float:
+def others(node: NodeState, ours: float) -> float:
     """Return how many processes of others compete for the CPUs there."""
     busy = max(0.0, node.cpus - node.idle)
     whole = min(1.0, node.cpus)

@@ -109,6 +109,7 @@ from stubs.wire.messages.moving import Dump as Dump
 from stubs.wire.messages.moving import ImageData as ImageData
 from stubs.wire.messages.moving import ImageTaken as ImageTaken
 from stubs.wire.messages.moving import Leave as Leave
+from stubs.wire.messages.moving import Leaving as Leaving
 from stubs.wire.messages.moving import Left as Left
 from stubs.wire.messages.moving import Move as Move
 from stubs.wire.messages.moving import Moved as Moved

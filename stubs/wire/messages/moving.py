@@ -226,3 +226,12 @@ class Reasons(Message):
     KIND = 0x9D
     names: Blobs
     sentences: Blobs
+
+
+class Leaving(Message):
+    """N→H posted: the node's agent has been told to end: its bodies are to move away.
+
+    It waits some seconds for that, and then says Goodbye.
+    """
+
+    KIND = 0x9E

@@ -1,0 +1,128 @@
+"""Balancing: once a second, whether a program that runs should move, and has it moved.
+
+Runs in the daemon. What should move is decided in mlaunch.balancer; this looks, and does it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from mlaunch.balancer import Balancer, Running, best_refuge, better, loads_of
+from mlaunch.gauges import Gauges
+from mlaunch.local import NAME as LOCAL
+from mlaunch.states import HOME
+
+if TYPE_CHECKING:
+    from mlaunch.balancer import Site
+    from mlaunch.inventory import Inventory
+    from mlaunch.journal import Record
+    from mlaunch.moving import Moving, Outcome
+    from mlaunch.observing import Observing
+    from mlaunch.placing import Placing
+
+# What runs for a shorter time is not looked at: a build has hundreds of such programs.
+LOOK_AFTER_S = 1.0
+# A program at home that computes so much takes one of home's slots, whatever was expected of it.
+OCCUPIES = 0.5
+
+
+class Balancing:
+    """Looks and acts."""
+
+    def __init__(
+        self, placing: Placing, inventory: Inventory, observing: Observing, moving: Moving
+    ) -> None:
+        """Balance what `placing` has placed, by what `observing` measures."""
+        self._placing = placing
+        self._journal = placing.journal
+        self._inventory = inventory
+        self._observing = observing
+        self._moving = moving
+        self._balancer = Balancer()
+        self._gauges = Gauges(placing.ledger)
+        moving.on_outcome = self._noted
+
+    def tick(self) -> None:
+        """Look, if anything runs for long enough that could go anywhere else."""
+        if not self._inventory.members or not self._lasting():
+            return
+        for member in self._inventory.considered():
+            self._inventory.connect(member)
+        self._observing.when_measured(self._look)
+
+    def _lasting(self) -> list[Record]:
+        since = time.time() - LOOK_AFTER_S
+        return [record for record in self._journal.running.values() if record.at < since]
+
+    def _look(self) -> None:
+        programs = self._read()
+        sites = self._sites(programs)
+        busy = {(record.place, target) for record, target in self._moving.under_way.items()}
+        bias = self._inventory.config.home_bias
+        now = time.monotonic()
+        for wish in self._balancer.decide(now, sites, programs, bias, busy):
+            record = self._journal.running.get(wish.pid)
+            if record is not None:
+                self._moving.move(record, wish.target, wish.why, lambda outcome: None)
+
+    def _read(self) -> list[Running]:
+        """Return the programs that have run for long enough; those that are moving are tied."""
+        programs = []
+        moving = {record.pid for record in self._moving.under_way}
+        for program in self._gauges.read(self._lasting(), time.time()):
+            if program.place == HOME and program.demand > OCCUPIES:
+                self._placing.ledger.occupy(program.pid, self._placing.load.slots, program.left_s)
+            tied = program.tied or program.pid in moving
+            programs.append(program._replace(tied=tied))
+        return programs
+
+    def _sites(self, programs: list[Running]) -> list[Site]:
+        self._placing.load.sample()
+        home = self._placing.load.state()
+        members = self._inventory.members.values()
+        nodes = [member.placement(child=True) for member in members if member.name != LOCAL]
+        return self._balancer.look(time.monotonic(), home, nodes, programs)
+
+    def _noted(self, outcome: Outcome) -> None:
+        pid, now = outcome.record.pid, time.monotonic()
+        if outcome.refused:
+            self._balancer.refused(pid, outcome.error, now)
+        elif not outcome.error and not outcome.path:
+            self._balancer.moved(pid, now)
+
+    # for those who ask
+
+    def refusal(self, pid: int) -> str:
+        """Return why a program could not be moved when that was last tried; empty if it was not."""
+        return self._balancer.refusal(pid)
+
+    def best_for(self, record: Record) -> str:
+        """Return where a program would run best: where it is, if nowhere is better."""
+        programs, sites = self._now(record)
+        program = next((each for each in programs if each.pid == record.pid), None)
+        here = next((site for site in sites if program and site.name == program.place), None)
+        if program is None or here is None:
+            return record.place
+        # However little it computes, and however soon it may end: somebody has asked.
+        asked = program._replace(demand=max(1.0, program.demand), left_s=3600.0)
+        loads = loads_of(sites, programs)
+        target = better(asked, here, sites, loads, self._inventory.config.home_bias)
+        return target.name if target is not None else record.place
+
+    def refuge_of(self, record: Record) -> str:
+        """Return where a program would run best that cannot stay where it is."""
+        programs, sites = self._now(record)
+        program = next((each for each in programs if each.pid == record.pid), None)
+        if program is None:
+            return HOME
+        refuge = best_refuge(program, sites, loads_of(sites, programs))
+        return refuge.name if refuge is not None else HOME
+
+    def _now(self, record: Record) -> tuple[list[Running], list[Site]]:
+        """Return the programs, that one among them however young it is, and the places."""
+        records = self._lasting()
+        if record not in records:
+            records.append(record)
+        programs = self._gauges.read(records, time.time())
+        return programs, self._sites(programs)
