@@ -58,6 +58,7 @@ NR_umask = 95
 NR_gettimeofday = 96
 NR_setpgid = 109
 NR_setsid = 112
+NR_capset = 126
 NR_rt_sigtimedwait = 128
 NR_rt_sigqueueinfo = 129
 NR_sigaltstack = 131

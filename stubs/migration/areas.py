@@ -81,7 +81,7 @@ def is_shared(vma: Vma) -> bool:
     return vma.permissions[3] == "s"
 
 
-def record_areas(pid: int, vmas: list[Vma], opens: Opens) -> list[bytes]:
+def record_areas(pid: int, vmas: list[Vma], opens: Opens) -> list[Area]:
     """Return an Area for each mapping of a process."""
     found = []
     for vma in vmas:
@@ -105,7 +105,7 @@ def record_areas(pid: int, vmas: list[Vma], opens: Opens) -> list[bytes]:
                 open=opened,
                 shared=shared,
                 offset=vma.offset if opened >= 0 or shared >= 0 else 0,
-            ).encode()
+            )
         )
     return found
 
