@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     class Opens(Protocol):
         """What stubs.migration.files finds out about the open files of a tree."""
 
-        def descriptors(self, pid: int) -> list[tuple[int, int, int]]:
+        def descriptors(self, pid: int) -> list[tuple[int, int, bool]]:
             """Return (number, index, close-on-exec)."""
 
         def executable(self, pid: int) -> int:

@@ -238,7 +238,7 @@ def capture(
         itimers=b"".join([room.data for room in questions.itimers]),
         timers=[timer.encode() for timer in timers],
         areas=[area.encode() for area in areas],
-        descriptors=[number for each in opens.descriptors(pid) for number in each],
+        descriptors=[int(number) for each in opens.descriptors(pid) for number in each],
         threads=[
             _thread(thread, answers, deliverable[thread.tid], actions).encode()
             for thread, answers in zip(process.threads, own)

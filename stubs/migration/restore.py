@@ -194,6 +194,7 @@ class Restored:
     def _complete(self) -> None:
         if not self._processes:
             raise RestoreError("the image is not in its stream")
+        self._opened.seal()
         for process, areas in zip(self._processes, self._areas):
             if not process.zombie:
                 self._complete_one(self._stubs[process.pid], process, areas)
@@ -205,6 +206,7 @@ class Restored:
         stub.protect(table, areas)
         place_descriptors(table, stub, process, self._number)
         for number, *arguments in self._opened.calls_after(process):
+            assert isinstance(number, int)
             table.call(number, *arguments)
         set_identity(table, process)
         stub.leader.run(table)
