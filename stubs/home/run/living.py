@@ -12,7 +12,7 @@ import stat
 
 from stubs.abi.pidfd import pidfd_getfd, same_open_file
 from stubs.abi.sock_diag import query_unix
-from stubs.home.run.inherited import ImmovableError, stream_kind
+from stubs.home.run.inherited import ImmovableError
 from stubs.migration import keys
 from stubs.wire.codec import Descriptor
 from stubs.wire.frame import MAX_FDS
