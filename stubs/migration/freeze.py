@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 from stubs.migration.proc import Stat, descendants, read_stat, threads
 from stubs.migration.reasons import Unmovable, reason
@@ -15,6 +16,7 @@ from stubs.migration.tracee import Tracee, TraceeGoneError, wait_end
 
 # Rounds of looking for threads, or processes, that were made while we stopped the others.
 _ROUNDS = 100
+_PAUSE_SECONDS = 0.001
 
 
 class Stopped:
@@ -38,6 +40,8 @@ class Stopped:
             if not new:
                 break
             self._stop([Tracee(tid, self.pid) for tid in new])
+            # One that is just ending is neither to be had nor gone.
+            time.sleep(_PAUSE_SECONDS)
         else:
             raise Unmovable(reason("changing", self.pid, "makes threads faster than they stop"))
         if not self.threads or self.leader.tid != self.pid:
