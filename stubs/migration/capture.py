@@ -297,7 +297,7 @@ def _thread(thread: Tracee, answers: tuple[bytes, int], deliverable: int, action
     except OSError:
         code = bytes(5)  # at the start of a mapping
     try:
-        regs = for_elsewhere(regs, code, deliverable, actions)
+        regs = for_elsewhere(regs, code, thread.waits, deliverable, actions)
     except UnknownCallError as error:
         what = "goes on with a system call that cannot be told"
         raise Unmovable(reason("unknown_call", thread.pid, what)) from error
