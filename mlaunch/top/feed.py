@@ -106,7 +106,8 @@ class Feed:
             answer = (
                 json.loads(message.text) if isinstance(message, Answer) else {"error": NO_DAEMON}
             )
-            then(answer["error"] if "error" in answer else said(answer["outcomes"][0]))
+            outcomes: list[dict[str, Any]] = answer.get("outcomes", [])
+            then(said(outcomes[0]) if outcomes else answer["error"])
 
         question = {"do": "migrate", "pid": pid, "node": node}
         self._daemon.request(Query(VERSION, json.dumps(question).encode()), answered)
