@@ -39,6 +39,8 @@ from stubs.wire.messages import (
     Attach,
     Bulk,
     CanMove,
+    Clocked,
+    Clocks,
     Error,
     Gone,
     Goodbye,
@@ -168,6 +170,7 @@ class LinkProcess:
     def _begin(self, stream: Stream) -> None:
         """Say hello; the rest happens as messages come."""
         handlers: dict[type[Message], Any] = {
+            Clocks: self._on_clocks,
             Ping: self._on_ping,
             Load: self._on_load,
             Goodbye: self._on_goodbye,
@@ -182,6 +185,7 @@ class LinkProcess:
             learned=(runtime.state_dir(), runtime.cache_dir()),
         )
         self._guests = Guests(self._loop, self._link, self._files)
+        self._guests.on_departed = self._guest_departed
         self._files.attach(self._link)
         handlers.update(self._files.handlers())
         handlers.update(self._guests.handlers())
@@ -197,6 +201,7 @@ class LinkProcess:
             pid_max,
             socket.gethostname().encode(),
             self._files.root_attr(),
+            clocks=True,
         )
         self._link.request(hello, self._on_welcome)
         self._loop.call_later(WELCOME_S, self._welcome_overdue)
@@ -272,9 +277,19 @@ class LinkProcess:
         if self._daemon is not None:
             self._daemon.post(message)
 
+    def _guest_departed(self, body: int) -> None:
+        if self._daemon is not None:
+            self._daemon.post(Gone(body))
+
     def _on_ping(self, message: Ping, tag: int, fds: list[int]) -> None:
         assert self._rpc is not None
         self._rpc.reply(tag, Pong(time.time_ns()))
+
+    def _on_clocks(self, message: Clocks, tag: int, fds: list[int]) -> None:
+        assert self._rpc is not None
+        clocks = (time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME)
+        self._rpc.reply(tag, Clocked(*map(time.clock_gettime_ns, clocks)))
+        self._rpc.flush()
 
     def _on_goodbye(self, message: Goodbye, tag: int, fds: list[int]) -> None:
         assert self._rpc is not None

@@ -150,14 +150,15 @@ class Calls:
             return child, -failure.value
         return self._fork(lambda: clone_with_pid(pid) if pid else os.fork())
 
-    def start(self, code: int) -> int:
-        """Clone a child that makes the calls, and return its pid at once.
+    def start(self, code: int, pid: int = 0) -> int:
+        """Clone a child that makes the calls, and return its pid at once; `pid` as in `run`.
 
-        This object must be kept as long as the child lives: it is where the calls are.
+        This object must be kept until the child has ended or called execve: it is where the calls
+        are. Raises OSError as clone_with_pid.
         """
         if code:
-            return self._clone(CLONE_VM, 0, code, ctypes.c_long(0))
-        child = os.fork()
+            return self._clone(CLONE_VM, pid, code, ctypes.c_long(0))
+        child = clone_with_pid(pid) if pid else os.fork()
         if child == 0:
             self._perform()
             os._exit(_STATUS)

@@ -1,4 +1,4 @@
-"""Linux ABI: open file description locks, include/uapi/asm-generic/fcntl.h on x86-64."""
+"""Linux ABI: locks of parts of files, include/uapi/asm-generic/fcntl.h on x86-64."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import struct
 F_RDLCK = 0
 F_WRLCK = 1
 F_UNLCK = 2
+
+F_SETLK = 6
 
 F_OFD_GETLK = 36
 F_OFD_SETLK = 37
@@ -20,14 +22,15 @@ FLOCK = struct.Struct("hh4xqqi4x")
 OFFSET_MAX = (1 << 63) - 1
 
 
-def _flock(kind: int, start: int, end: int) -> bytes:
+def pack_flock(kind: int, start: int, end: int) -> bytes:
+    """Return struct flock for a lock of `start`..`end` inclusive."""
     length = 0 if end == OFFSET_MAX else end - start + 1
     return FLOCK.pack(kind, 0, start, length, 0)
 
 
 def set_lock(fd: int, kind: int, start: int, end: int) -> None:
     """F_OFD_SETLK of `start`..`end` inclusive; BlockingIOError when another lock is in the way."""
-    fcntl.fcntl(fd, F_OFD_SETLK, _flock(kind, start, end))
+    fcntl.fcntl(fd, F_OFD_SETLK, pack_flock(kind, start, end))
 
 
 def get_lock(fd: int, kind: int, start: int, end: int) -> tuple[int, int, int, int]:
@@ -35,6 +38,6 @@ def get_lock(fd: int, kind: int, start: int, end: int) -> tuple[int, int, int, i
 
     pid is -1 when the lock belongs to an open file rather than to a process.
     """
-    answer = fcntl.fcntl(fd, F_OFD_GETLK, _flock(kind, start, end))
+    answer = fcntl.fcntl(fd, F_OFD_GETLK, pack_flock(kind, start, end))
     found, _, begin, length, pid = FLOCK.unpack(answer)
     return found, begin, OFFSET_MAX if length == 0 else begin + length - 1, pid

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # The library that the interpreter itself is linked with; its errno is kept per thread.
 libc = ctypes.CDLL(None, use_errno=True)
+# The same, for calls that return at once: the interpreter's lock is kept meanwhile.
+locked = ctypes.PyDLL(None, use_errno=True)
 
 
 def check(result: int, what: str | bytes | None = None) -> int:
@@ -31,12 +33,17 @@ def _checked(result: int, call: Any, arguments: tuple[Any, ...]) -> int:
     return check(result)
 
 
-def function(name: str, *arguments: type, result: type = ctypes.c_int) -> Callable[..., int]:
+def function(
+    name: str,
+    *arguments: type,
+    result: type = ctypes.c_int,
+    library: ctypes.CDLL | ctypes.PyDLL = libc,
+) -> Callable[..., int]:
     """Return libc's `name`, which takes `arguments` and raises OSError when it fails (-1).
 
     AttributeError when this C library does not have it.
     """
-    call: Any = libc[name]
+    call: Any = library[name]
     call.argtypes = arguments
     call.restype = result
     call.errcheck = _checked

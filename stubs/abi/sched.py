@@ -14,13 +14,22 @@ import signal
 from stubs.abi.libc import function, syscall
 from stubs.abi.x86_64 import NR_clone, NR_clone3, NR_sched_setattr
 
-CLONE_NEWNS = 0x00020000
+CLONE_VM = 0x00000100
+CLONE_FS = 0x00000200
+CLONE_FILES = 0x00000400
+CLONE_SIGHAND = 0x00000800
 CLONE_PARENT = 0x00008000
+CLONE_THREAD = 0x00010000
+CLONE_NEWNS = 0x00020000
+CLONE_SYSVSEM = 0x00040000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
+CLONE_NEWTIME = 0x00000080
 
+# personality(2), include/uapi/linux/personality.h.
+ADDR_NO_RANDOMIZE = 0x0040000
 
 SCHED_FLAG_RESET_ON_FORK = 0x01
 
@@ -59,6 +68,8 @@ class clone_args(ctypes.Structure):
 
 
 unshare = function("unshare", ctypes.c_int)
+# By a pidfd several at once, from Linux 5.8 on.
+setns = function("setns", ctypes.c_int, ctypes.c_int)
 _sched_setattr = syscall(NR_sched_setattr, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint)
 
 # The least that the kernel takes.

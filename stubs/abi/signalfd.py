@@ -55,9 +55,14 @@ def sigset(signals: Iterable[int]) -> int:
 
 def signalfd(signals: Iterable[int]) -> int:
     """Return a non-blocking descriptor that reports `signals`, which the caller has blocked."""
+    return signalfd_of_set(sigset(signals), SFD_CLOEXEC | SFD_NONBLOCK)
+
+
+def signalfd_of_set(signals: int, flags: int) -> int:
+    """Return a descriptor that reports a set of signals (bit signo-1); `flags` SFD_*."""
     # glibc's sigset_t has 1024 bits, of which the kernel is shown the first 64.
-    mask = ctypes.create_string_buffer(struct.pack("=Q", sigset(signals)), 128)
-    return _signalfd(-1, ctypes.addressof(mask), SFD_CLOEXEC | SFD_NONBLOCK)
+    mask = ctypes.create_string_buffer(struct.pack("=Q", signals), 128)
+    return _signalfd(-1, ctypes.addressof(mask), flags)
 
 
 def read_signals(fd: int) -> list[signalfd_siginfo]:

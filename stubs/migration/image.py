@@ -64,6 +64,7 @@ class Process(Message):
     nice: I32
     dumpable: U8
     stopped: U8  # by job control, with this signal
+    vdso: U64s  # where [vvar], [vvar_vclock], [vdso] are; 0: not there
     mm: U64s  # struct prctl_mm_map without auxv and exe_fd: start_code … env_end
     auxv: Blob
     settings: U64s  # pairs (PR_GET_*, value)
@@ -115,13 +116,14 @@ class Shared(Message):
     name: Blob
     path: Blob
     seals: U32
+    mode: U32  # permissions
 
 
 class OpenFile(Message):
     """An open file description; what is not used by its kind is 0 or empty."""
 
     kind: U8
-    ref: I64
+    ref: I64  # of an epoll the process whose numbers its entries are
     flags: U32
     offset: U64
     path: Blob
@@ -130,15 +132,29 @@ class OpenFile(Message):
     content: Blob  # bytes that are in a pipe or socket, to be put into it by one of its ends
     state: U64s  # of an eventfd, timerfd, signalfd: see stubs.migration.files
     watched: Blobs  # Watched of an epoll, or inotify's watches
+    locks: Blobs  # FileLock
 
 
 class Watched(Message):
-    """A descriptor in an epoll (`fd`, events, data), or a path watched by inotify (wd, mask)."""
+    """A descriptor in an epoll (`fd`, events, data), or what inotify watches (wd, mask, `path`).
+
+    Of inotify `data` is 0, or 1 more than the index of a handle that stands for the path.
+    """
 
     fd: I32
     events: U32
     data: U64
     path: Blob
+
+
+class FileLock(Message):
+    """A lock on a file: `kind` of stubs.migration.locks, `type` F_*LCK, end OFFSET_MAX: its end."""
+
+    kind: U8
+    type: U8
+    start: U64
+    end: U64
+    pid: U32  # of its owner; 0 where the open file owns it
 
 
 class Timer(Message):

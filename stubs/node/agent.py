@@ -25,7 +25,7 @@ from stubs.link.stream import PipeStream
 from stubs.node.capsule.capsule import Capsule, fork_seed
 from stubs.wire.errors import RemoteProtocolError
 from stubs.wire.messages import (
-    CanMove,
+    Clocks,
     Echo,
     Echoed,
     Error,
@@ -40,9 +40,12 @@ from stubs.wire.version import VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stubs.link.endpoint import Handler
     from stubs.node.capsule.processes import Process
     from stubs.node.guests import Guests
+    from stubs.node.moving.moving import Moving
     from stubs.node.streams.streams import Streams
     from stubs.node.view.view import View
     from stubs.wire.codec import Message
@@ -74,7 +77,6 @@ class Agent:
             Hello: self._hello,
             Ping: self._ping,
             Echo: self._echo,
-            CanMove: self._cannot_tell,
             Goodbye: self._goodbye,
         }
         stream = PipeStream(read_fd, write_fd)
@@ -88,6 +90,7 @@ class Agent:
         self._view: View | None = None
         self._streams: Streams | None = None
         self._guests: Guests | None = None
+        self._moving: Moving | None = None
         self._greeted = False
         self._heard = time.monotonic()
         self._bytes = 0
@@ -105,6 +108,8 @@ class Agent:
         # Should the kernel let us wait for something after all, this ends us: with the last
         # descriptor of /dev/fuse the view is cut off, and with us the capsule.
         signal.alarm(int(SILENCE_SECONDS))
+        if self._moving is not None:
+            self._moving.close()
         if self._guests is not None:
             self._guests.close()
         if self._streams is not None:
@@ -127,12 +132,17 @@ class Agent:
         self._greeted = True
         self._capsule.open(
             message,
+            self._ask_clocks,
             lambda fuse: self._serve(fuse, message),
             lambda problem: self._ready(tag, problem),
         )
 
+    def _ask_clocks(self, then: Callable[[Message], None]) -> None:
+        self._link.request(Clocks(), then)
+
     def _serve(self, fuse: int, hello: Hello) -> None:
         from stubs.node.guests import Guests
+        from stubs.node.moving.moving import Moving
         from stubs.node.streams.streams import Streams
         from stubs.node.usage import Meter
         from stubs.node.view.view import View
@@ -151,8 +161,11 @@ class Agent:
         self._view = view
         self._streams = Streams(self._loop, self._link, view)
         self._guests = Guests(self._loop, self._link, view, self._streams, self._capsule)
+        self._moving = Moving(
+            self._loop, self._link, view, self._streams, self._capsule, self._guests
+        )
         meter = Meter(self._link, self._capsule, self._guests, view.traffic)
-        for part in (view, self._streams, self._guests, meter):
+        for part in (view, self._streams, self._guests, self._moving, meter):
             self._handlers.update(part.handlers())
 
     def _ready(self, tag: int, problem: str) -> None:
@@ -191,10 +204,6 @@ class Agent:
 
     def _echo(self, message: Echo, tag: int, fds: list[int]) -> None:
         self._link.reply(tag, Echoed(bytes(message.size)))
-
-    def _cannot_tell(self, message: CanMove, tag: int, fds: list[int]) -> None:
-        """Answer as long as there is nobody who could look into bodies."""
-        self._link.reply(tag, Error(errno.ENOSYS, b"this node cannot move bodies"))
 
     def _goodbye(self, message: Goodbye, tag: int, fds: list[int]) -> None:
         self._loop.stop()

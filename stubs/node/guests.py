@@ -25,6 +25,7 @@ from stubs.wire.messages import (
     Exited,
     Foreground,
     Gone,
+    Inherited,
     Kill,
     Modes,
     Position,
@@ -64,6 +65,11 @@ class Guest:
         self.told = False  # home knows of the end
         self.gone = False
         self.stopped = False
+        self.links: dict[bytes, int] = {}  # /proc/PID/fd of its streams -> their numbers
+        self.cpu_us = 0  # that it has used elsewhere
+        self.standing = False  # frozen, to go elsewhere
+        self.held: list[Signal] = []  # that came for it meanwhile
+        self.departed: Callable[[], None] | None = None  # it went; to be called when all is gone
 
 
 class Guests:
@@ -79,6 +85,8 @@ class Guests:
         self._streams = streams
         self._capsule = capsule
         self._guests: dict[int, Guest] = {}
+        # Called with a body that is to be killed; returns whether it is on its way in.
+        self.on_kill: Callable[[int], bool] = lambda body: False
         from_ghosts: dict[type[Message], Handler] = {
             Stopped: self._stopped,
             Continued: self._continued,
@@ -92,6 +100,10 @@ class Guests:
     def count(self) -> int:
         """Bodies of which something is left."""
         return len(self._guests)
+
+    def find(self, body: int) -> Guest | None:
+        """Return that guest, if it is here."""
+        return self._guests.get(body)
 
     def is_body(self, pid: int) -> bool:
         """Tell whether that is the pid of a body."""
@@ -124,36 +136,52 @@ class Guests:
     # from home
 
     def _spawn(self, spawn: Spawn, tag: int) -> None:
-        if spawn.body in self._guests:
-            self._link.reply(tag, Error(errno.EEXIST, b"that body is here already"))
-            return
         try:
-            session, parent = self._sessions.enter(spawn, self._open_terminal)
+            guest = self.admit(spawn, tag)
         except OSError as error:
             self._view.tell_touched(spawn.body)
             self._refuse(tag, error)
             return
-        guest = Guest(spawn, tag, session, parent)
         fds: list[int] = []
         try:
-            self._give_descriptors(guest, fds)
+            self.give_descriptors(guest, fds)
         except OSError as error:
             for fd in fds:
                 os.close(fd)
-            self._sessions.leave(spawn)
             self._view.tell_touched(spawn.body)
+            self._forget(guest)
             self._refuse(tag, error)
             return
-        foreground = self._takes_foreground(guest)
-        self._guests[spawn.body] = guest
-        parent.endpoint.request(
+        foreground = self.takes_foreground(guest)
+        guest.parent.endpoint.request(
             Body(foreground, spawn.encode()), lambda answer: self._started(guest, answer), fds
         )
-        for item in spawn.descriptors:
+        self.watch_demand(guest)
+
+    def admit(self, spawn: Spawn, tag: int) -> Guest:
+        """Take in a body to be; OSError EEXIST when it is here, or as its terminal has it."""
+        if spawn.body in self._guests:
+            raise FileExistsError(errno.EEXIST, "that body is here already")
+        session, parent = self._sessions.enter(spawn, self._open_terminal)
+        guest = self._guests[spawn.body] = Guest(spawn, tag, session, parent)
+        return guest
+
+    def watch_demand(self, guest: Guest) -> None:
+        """Have it found out from now on when the body waits for input."""
+        for item in guest.spawn.descriptors:
             if item.kind in (FD_STREAM_IN, FD_STREAM_BOTH):
-                self._streams.watch(item.ref, parent.endpoint)
+                self._streams.watch(item.ref, guest.parent.endpoint)
+        session = guest.session
         if session.terminal is not None:
             session.terminal.ask(session.leader.endpoint)
+
+    def dismiss(self, guest: Guest, then: Callable[[], None]) -> None:
+        """Have nothing left of a body that did not get here whole, then call `then`."""
+        guest.departed = then
+        for number in guest.links.values():
+            self._streams.abandon(number)
+        guest.parent.endpoint.post(Kill(guest.spawn.body))
+        guest.parent.endpoint.request(Inherited(guest.spawn.body), lambda _: self._leave(guest))
 
     def _refuse(self, tag: int, error: OSError) -> None:
         self._link.reply(tag, Error(error.errno or errno.EIO, os.fsencode(str(error))))
@@ -161,7 +189,7 @@ class Guests:
     def _open_terminal(self, spawn: Spawn) -> Terminal:
         return Terminal(self._streams, self._capsule.pts, spawn)
 
-    def _give_descriptors(self, guest: Guest, fds: list[int]) -> None:
+    def give_descriptors(self, guest: Guest, fds: list[int]) -> None:
         """Open the body's ends of its streams, in order, and last its terminal."""
         spawn = guest.spawn
         exclusive = set(spawn.exclusive)
@@ -176,6 +204,7 @@ class Guests:
                     self._streams.open(item.ref, item.kind, item.flags, item.ref in exclusive)
                 )
                 opened[item.ref] = fds[-1]
+                guest.links[os.readlink(b"/proc/self/fd/%d" % fds[-1])] = item.ref
             if item.kind in (FD_STREAM_OUT, FD_STREAM_BOTH):
                 guest.outputs.add(item.ref)
         if spawn.termios and guest.session.terminal is not None:
@@ -183,17 +212,26 @@ class Guests:
             guest.outputs.add(spawn.terminal)
             fds.append(guest.session.terminal.open_peer())
 
-    def _takes_foreground(self, guest: Guest) -> int:
+    def takes_foreground(self, guest: Guest) -> int:
         """Tell whether the body gets the terminal: always, unless that would take it from another.
 
         A background job is stopped at home, where its terminal is, when it wants to read.
         """
-        others = any(each.session is guest.session for each in self._guests.values())
+        others = any(
+            each.session is guest.session and each is not guest for each in self._guests.values()
+        )
         return int(guest.spawn.foreground == guest.spawn.pgrp or not others)
+
+    def alone_at(self, terminal: Terminal) -> bool:
+        """Tell whether a single body has that terminal."""
+        return sum(each.session.terminal is terminal for each in self._guests.values()) == 1
 
     def _signal(self, message: Signal) -> None:
         guest = self._guests.get(message.body)
         if guest is None:
+            return
+        if guest.standing:
+            guest.held.append(message)
             return
         terminal = guest.session.terminal
         if message.signo == signal.SIGCONT and guest.stopped and terminal is not None:
@@ -209,6 +247,8 @@ class Guests:
     def _kill(self, message: Kill) -> None:
         guest = self._guests.get(message.body)
         if guest is None:
+            return
+        if self.on_kill(guest.spawn.body):
             return
         guest.parent.endpoint.post(message)
         if guest.exit is not None and not guest.told:
@@ -257,14 +297,15 @@ class Guests:
 
     def _position(self, message: Position, tag: int, fds: list[int]) -> None:
         guest = self._guests.get(message.body)
-        if guest is not None:
+        if guest is not None and guest.departed is None:
             guest.positions.append(message)
 
     def _exited(self, message: Exited, tag: int, fds: list[int]) -> None:
         guest = self._guests.get(message.body)
-        if guest is None:
+        if guest is None or guest.departed is not None:
             return
         guest.exit = message
+        message.utime_us += guest.cpu_us
         self._announce_temporaries(message.body)
         if os.WIFSIGNALED(message.status):
             # Whoever kills it does not wait for a reader that has stopped reading; what is in
@@ -304,10 +345,21 @@ class Guests:
 
     def _gone(self, message: Gone, tag: int, fds: list[int]) -> None:
         guest = self._guests.get(message.body)
-        if guest is not None:
-            guest.gone = True
-            if guest.told:
-                self._finish(guest)
+        if guest is None:
+            return
+        if guest.departed is not None:
+            self._leave(guest)
+            return
+        guest.gone = True
+        if guest.told:
+            self._finish(guest)
+
+    def _leave(self, guest: Guest) -> None:
+        """Forget a body of which nothing is left here, though it may live elsewhere."""
+        departed, guest.departed = guest.departed, None
+        if departed is not None and self._guests.get(guest.spawn.body) is guest:
+            self._forget(guest)
+            departed()
 
     def _finish(self, guest: Guest) -> None:
         """Tell home that nothing is left, once the last output is on its way."""

@@ -143,7 +143,7 @@ class Bed:
         self.rpc = Endpoint(self.loop, PipeStream(fd, fd), handlers, self.lost.append, "node")
         self.link = Link(self.rpc)
         self.files.attach(self.link)
-        hello = Hello(VERSION, home_uid, home_uid, 32768, b"homehost", self.files.root_attr())
+        hello = Hello(VERSION, home_uid, home_uid, 32768, b"homehost", self.files.root_attr(), 0)
         answer = self.ask(hello)
         assert isinstance(answer, Welcome), answer
         self.welcome = answer

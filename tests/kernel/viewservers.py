@@ -183,7 +183,7 @@ def run_home(
 
     here = Control(loop, control, answer)
     attr = service.root_attr()
-    link.request(Hello(VERSION, os.getuid(), os.getgid(), 1 << 22, b"bed", attr), lambda _: None)
+    link.request(Hello(VERSION, os.getuid(), os.getgid(), 1 << 22, b"bed", attr, 0), lambda _: None)
     loop.run()
     service.close()
 

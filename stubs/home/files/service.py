@@ -206,6 +206,10 @@ class FileService:
         """
         return self._adoption.adopt(fd)
 
+    def lend(self, number: int) -> int:
+        """Return an O_PATH descriptor of the inode with that id, the caller's; OSError ESTALE."""
+        return os.dup(self._tree.path_fd(self._tree.table.get(number)))
+
     def disown(self, number: int) -> None:
         """Let go of what `adopt` has kept for inode id `number`; once for each adoption."""
         self._adoption.disown(number)

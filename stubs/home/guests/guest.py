@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from stubs.home.guests.terminal import Terminal
     from stubs.link.endpoint import Endpoint
     from stubs.wire.codec import Message
-    from stubs.wire.messages import Spawn
+    from stubs.wire.messages import Signal, Spawn
 
 
 class Session:
@@ -39,6 +39,14 @@ class Guest:
         self.passed: dict[int, int] = {}  # what had gone over these streams before it began
         self.terminal: Terminal | None = None
         self.exited = False
+        self.standing_ns = 0  # since when (CLOCK_MONOTONIC) it stands still, to go elsewhere
+        self.held: list[Signal] = []  # for it, and come meanwhile
+        self.seen = False  # what it did on another node may have been noticed at home
+
+    def take_signals(self) -> list[int]:
+        """Return what has come for it while it stood still, as Parked.signals has it, once."""
+        held, self.held = self.held, []
+        return [number for signal in held for number in (signal.signo, signal.scope)]
 
     def close_files(self) -> None:
         """Let go of the inherited files."""

@@ -18,6 +18,7 @@ import signal
 from stubs.home.guests import status
 from stubs.home.guests.guest import Guest, Session
 from stubs.home.guests.handover import Handover
+from stubs.home.guests.moving import Moving
 from stubs.home.guests.streams import Streams
 from stubs.home.guests.terminals import Terminals
 from stubs.link.endpoint import Endpoint
@@ -65,6 +66,9 @@ class Guests:
         self._streams = Streams(loop, link, files.barrier, files.settle)
         self._terminals = Terminals(loop, link, self._streams)
         self._handover = Handover(files, self._streams, self._terminals)
+        self._moving = Moving(loop, link, files, self._streams, self._handover, self)
+        # Told of a body of which nothing is left on the node, though it did not end there.
+        self.on_departed: Callable[[int], None] = lambda body: None
         self._guests: dict[int, Guest] = {}
         self._sessions: set[Session] = set()
         self._telling: set[Guest] = set()  # ended, and what they wrote is on its way
@@ -89,6 +93,7 @@ class Guests:
             Position: self._position,
             Gone: self._gone,
         }
+        handlers.update(self._moving.handlers())
         handlers.update(self._streams.handlers())
         handlers.update(self._terminals.handlers())
         return handlers
@@ -110,6 +115,7 @@ class Guests:
             "mrun",
         )
         session = Session(endpoint)
+        handlers.update(self._moving.from_mrun(session))
         self._sessions.add(session)
 
     def lost(self, reason: str) -> None:
@@ -118,14 +124,16 @@ class Guests:
             if not guest.exited:
                 self._leave_terminal(guest, None)
                 why = reason.encode(errors="surrogateescape")
-                guest.session.post(Lost(guest.pid, int(self._is_unseen(guest)), why))
+                guest.session.post(Lost(guest.pid, int(self.is_unseen(guest)), why))
                 guest.exited = True
             for number in guest.streams:
                 self._streams.end(number)
             self._release(guest)
 
-    def _is_unseen(self, guest: Guest) -> bool:
+    def is_unseen(self, guest: Guest) -> bool:
         """Tell whether nothing that the body did until now can have been noticed at home."""
+        if guest.seen:
+            return False
         unused = all(self._streams.passed(number) == n for number, n in guest.passed.items())
         return unused and self._files.is_unseen(guest.pid)
 
@@ -159,6 +167,7 @@ class Guests:
 
     def close(self) -> None:
         """Put the terminals back as they were and let go of everything."""
+        self._moving.close()
         for session in list(self._sessions):
             session.endpoint.flush()
             session.endpoint.close("the link process ends")
@@ -179,22 +188,30 @@ class Guests:
             raise RemoteProtocolError(f"{len(spawn.descriptors)} descriptors, {len(fds)} came")
         guest = Guest(session, spawn)
         try:
-            if spawn.body in self._guests:
-                # Its number is in use again while children of the former one still run there.
-                raise OSError(errno.EAGAIN, "that pid is still in use on the node")
+            self.admit(guest)
             self._handover.take(guest, fds)
             spawn.cwd_id = self._handover.working_directory(guest)
         except OSError as error:
             _close_all([fd for fd in fds if fd >= 0])
-            self._drop(guest)
+            self.drop(guest)
             session.endpoint.reply(tag, _refusal(error))
             return
-        self._guests[guest.pid] = guest
-        session.bodies.add(guest.pid)
-        self._files.begin_body(guest.pid, spawn.exe)
         self._files.prefetch(spawn)
         self._files.barrier()
         self._link.request(spawn, lambda reply: self._spawned(guest, tag, reply))
+
+    def admit(self, guest: Guest) -> None:
+        """Take in a new guest; OSError EAGAIN if that cannot be."""
+        if guest.pid in self._guests:
+            # Its number is in use again while children of the former one still run there.
+            raise OSError(errno.EAGAIN, "that pid is still in use on the node")
+        self._guests[guest.pid] = guest
+        guest.session.bodies.add(guest.pid)
+        self._files.begin_body(guest.pid, guest.spawn.exe)
+
+    def holds(self, guest: Guest) -> bool:
+        """Tell whether that guest is here still."""
+        return self._guests.get(guest.pid) is guest
 
     def _spawned(self, guest: Guest, tag: int, reply: Message) -> None:
         endpoint = guest.session.endpoint
@@ -204,14 +221,17 @@ class Guests:
                 self._link.post(Kill(guest.pid))
         elif isinstance(reply, Error):
             if self._guests.get(guest.pid) is guest:
-                self._drop(guest)
+                self.drop(guest)
             endpoint.reply(tag, reply)
         else:
             raise RemoteProtocolError(f"{type(reply).__name__} in answer to Spawn")
 
     def _signal(self, session: Session, message: Signal) -> None:
-        guest = self._own(session, message.body)
+        guest = self.own(session, message.body)
         if guest is None:
+            return
+        if guest.standing_ns:
+            guest.held.append(message)
             return
         self._files.barrier()
         if guest.terminal is not None and message.signo == signal.SIGCONT:
@@ -222,10 +242,11 @@ class Guests:
             guest.terminal.resume(guest.pid)
 
     def _relay(self, session: Session, message: Resize | Kill) -> None:
-        if self._own(session, message.body) is not None:
+        if self.own(session, message.body) is not None:
             self._link.post(message)
 
-    def _own(self, session: Session, body: int) -> Guest | None:
+    def own(self, session: Session, body: int) -> Guest | None:
+        """Return a guest of that mrun, None if it has ended; RemoteProtocolError for others."""
         if body not in session.bodies:
             raise RemoteProtocolError(f"body {body} is not this mrun's")
         guest = self._guests.get(body)
@@ -240,36 +261,37 @@ class Guests:
 
     # from the node
 
-    def _guest(self, body: int) -> Guest:
+    def guest(self, body: int) -> Guest:
+        """Return the guest that a node speaks of; RemoteProtocolError when there is none."""
         guest = self._guests.get(body)
         if guest is None:
             raise RemoteProtocolError(f"no body {body} here")
         return guest
 
     def _stopped(self, message: Stopped, tag: int, fds: list[int]) -> None:
-        guest = self._guest(message.body)
+        guest = self.guest(message.body)
         self._files.settle()
         if guest.terminal is not None:
             guest.terminal.pause(guest.pid)
         guest.session.post(message)
 
     def _continued(self, message: Continued, tag: int, fds: list[int]) -> None:
-        guest = self._guest(message.body)
+        guest = self.guest(message.body)
         if guest.terminal is not None:
             guest.terminal.resume(guest.pid)
         guest.session.post(message)
 
     def _computed(self, message: Computed, tag: int, fds: list[int]) -> None:
-        self._guest(message.body).session.post(message)
+        self.guest(message.body).session.post(message)
 
     def _position(self, message: Position, tag: int, fds: list[int]) -> None:
-        fd = self._guest(message.body).files.get(message.fd)
+        fd = self.guest(message.body).files.get(message.fd)
         if fd is None or message.offset < 0:
             raise RemoteProtocolError(f"no offset to set: {message!r}")
         os.lseek(fd, message.offset, os.SEEK_SET)
 
     def _exited(self, message: Exited, tag: int, fds: list[int]) -> None:
-        guest = self._guest(message.body)
+        guest = self.guest(message.body)
         if guest.exited:
             raise RemoteProtocolError(f"body {message.body} ended twice")
 
@@ -284,7 +306,7 @@ class Guests:
         self._when_written(guest, tell)
 
     def _gone(self, message: Gone, tag: int, fds: list[int]) -> None:
-        guest = self._guest(message.body)
+        guest = self.guest(message.body)
         if not guest.exited:
             raise RemoteProtocolError(f"body {message.body} gone without an end")
         self._release(guest)
@@ -313,10 +335,11 @@ class Guests:
         _when_all(
             guest.streams,
             self._streams.when_closed,
-            lambda: self._when_written(guest, lambda: self._drop(guest)),
+            lambda: self._when_written(guest, lambda: self.drop(guest)),
         )
 
-    def _drop(self, guest: Guest) -> None:
+    def drop(self, guest: Guest) -> None:
+        """Forget a guest, and let go of all that it had."""
         terminal, guest.terminal = guest.terminal, None
         if terminal is not None:
             terminal.leave(guest.pid, None)

@@ -56,6 +56,9 @@ if TYPE_CHECKING:
         def is_unseen(self, body: int) -> bool:
             """Tell whether a body that is lost changed no file but those that it made itself."""
 
+        def lend(self, number: int) -> int:
+            """Return a descriptor of our own for an inode of the node's, with O_PATH; OSError."""
+
         def reading(self) -> tuple[bytes, int, int] | None:
             """Return the file that the node read last: its name, up to where, its size."""
 
@@ -84,9 +87,13 @@ class Handover:
 
         Raises OSError when one cannot be; what has been moved belongs to `guest` all the same.
         """
+        self._join_terminal(guest, fds)
+        self.place(guest, fds)
+
+    def place(self, guest: Guest, fds: list[int]) -> None:
+        """Do as `take`, for one whose terminal has been joined."""
         spawn = guest.spawn
         exclusive = set(spawn.exclusive)
-        self._join_terminal(guest, fds)
         pipes: dict[tuple[int, int, int], Descriptor] = {}
         for index, item in enumerate(spawn.descriptors):
             fd, fds[index] = fds[index], -1

@@ -53,6 +53,8 @@ class Sink:
         self._settled = 0
         self._untold = 0
         self._ended = False
+        self._held = False
+        self._window = WRITE_WINDOW
         self._marks: deque[tuple[int, Callable[[], None]]] = deque()
         self._watch(end)
 
@@ -65,12 +67,30 @@ class Sink:
             # The node has not heard yet that the reader is gone.
             self._settled = self._put
             return
-        if self._pending + len(data) > WRITE_WINDOW:
+        if self._pending + len(data) > self._window:
             raise RemoteProtocolError("more data than the window of a stream allows")
         self._pending += len(data)
         self._waiting.append(memoryview(data))
-        if len(self._waiting) == 1:
+        if len(self._waiting) == 1 and not self._held:
             self._write()
+
+    def hold(self) -> bytes:
+        """Write nothing until `go_on`; return what is still to be written."""
+        self._held = True
+        if self._end is not None:
+            self._loop.forget(self._end.fileno())
+        return b"".join(self._waiting)
+
+    def go_on(self) -> None:
+        """Write again."""
+        self._held = False
+        if self._end is not None:
+            self._watch(self._end)
+
+    def begin_with(self, data: bytes) -> None:
+        """Write first what another link had not written yet, beyond the window of this one."""
+        self._window += len(data)
+        self.put(data)
 
     def aside(self, data: bytes) -> bool:
         """Write `data` of our own, which is nobody's stream, unless something waits before it."""

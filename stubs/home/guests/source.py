@@ -50,6 +50,8 @@ class Source:
         self._exclusive = exclusive
         self._conclude = conclude
         self._allowed = READ_AHEAD if exclusive else 0
+        self._head = b""  # what another link has read of it, and its body has not
+        self._paused = False
         if exclusive:
             loop.watch(end.fileno(), READ, self._readable)
 
@@ -59,7 +61,9 @@ class Source:
             return
         self._allowed = min(count, CHUNK)
         self._loop.forget(self._end.fileno())
-        if self._allowed:
+        if self._head:
+            self._give_head()
+        elif self._allowed and not self._paused:
             self._read(self._end)
 
     def taken(self, count: int) -> None:
@@ -69,7 +73,37 @@ class Source:
         if self._allowed + count > READ_AHEAD:
             raise RemoteProtocolError("more bytes taken than were sent")
         self._allowed += count
+        self._give_head()
+        self._watch()
+
+    def pause(self) -> None:
+        """Read nothing until `go_on`."""
+        self._paused = True
         if self._end is not None:
+            self._loop.forget(self._end.fileno())
+
+    def go_on(self) -> None:
+        """Read again."""
+        self._paused = False
+        self._watch()
+
+    def begin_with(self, data: bytes) -> None:
+        """Deliver `data` before what is to be read; nothing has been read until now."""
+        self._head = data
+        if self._exclusive:
+            self._give_head()
+
+    def _give_head(self) -> None:
+        while self._head and self._allowed:
+            count = min(self._allowed, CHUNK)
+            data, self._head = self._head[:count], self._head[count:]
+            self._allowed = self._allowed - len(data) if self._exclusive else 0
+            self._deliver(StreamData(self._number, data))
+        if self._head and self._end is not None:
+            self._loop.forget(self._end.fileno())
+
+    def _watch(self) -> None:
+        if self._end is not None and self._allowed and not self._head and not self._paused:
             self._loop.watch(self._end.fileno(), READ, self._readable)
 
     def unread(self) -> None:

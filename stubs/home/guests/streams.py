@@ -165,6 +165,33 @@ class Streams:
         else:
             then()
 
+    def pause(self, number: int) -> None:
+        """Read nothing for stream `number` until `go_on`: its body stands still."""
+        inlet = self._inlets.get(number)
+        if isinstance(inlet, Source):
+            inlet.pause()
+
+    def hold(self, number: int) -> bytes:
+        """Write nothing of stream `number` until `go_on`; return what is still to be written."""
+        outlet = self._outlets.get(number)
+        return outlet.hold() if isinstance(outlet, Sink) else b""
+
+    def go_on(self, number: int) -> None:
+        """Undo `pause` and `hold`."""
+        inlet, outlet = self._inlets.get(number), self._outlets.get(number)
+        if isinstance(inlet, Source):
+            inlet.go_on()
+        if isinstance(outlet, Sink):
+            outlet.go_on()
+
+    def go_on_with(self, number: int, unread: bytes, unwritten: bytes) -> None:
+        """Begin where another link left off: with what it had read, and had not written yet."""
+        inlet, outlet = self._inlets.get(number), self._outlets.get(number)
+        if isinstance(inlet, Source) and unread:
+            inlet.begin_with(unread)
+        if isinstance(outlet, Sink) and unwritten:
+            outlet.begin_with(unwritten)
+
     def stop_reading(self, number: int) -> None:
         """Read nothing more for stream `number`: nobody there will read it."""
         inlet = self._inlets.pop(number, None)

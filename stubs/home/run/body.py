@@ -14,7 +14,7 @@ import time
 from stubs.abi.signalfd import SI_KERNEL
 from stubs.home.run.ending import STOP_SIGNALS
 from stubs.home.run.errors import say
-from stubs.home.run.records import LOST
+from stubs.home.run.records import LOST, MOVED
 from stubs.home.run.signals import TWIN_SECONDS
 from stubs.wire.messages import (
     SCOPE_GROUP,
@@ -125,9 +125,24 @@ class Body:
         self._continuing = False
         self._post = self._held.append
 
-    def resume(self, post: Callable[[Message], None]) -> None:
-        """Send it what was kept; it has been started again."""
+    def hold(self) -> None:
+        """Keep what is for the body: it stands still, to go elsewhere."""
+        self._post = self._held.append
+
+    def moved(self, node: str) -> None:
+        """Note that it runs on another node now."""
+        now = time.monotonic()
+        self.stays.append((self.departure.node, self.arrived, now, MOVED))
+        self.arrived = now
+        self.departure.node = node
+
+    def restarted(self, post: Callable[[Message], None]) -> None:
+        """Note that it has been started again."""
         self.arrived = time.monotonic()
+        self.resume(post)
+
+    def resume(self, post: Callable[[Message], None]) -> None:
+        """Send it what was kept."""
         held, self._held = self._held, []
         self._post = post
         for message in held:

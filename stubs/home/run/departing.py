@@ -20,6 +20,7 @@ from stubs.home.run.ending import exit_status
 from stubs.home.run.errors import FAILED, MrunError, say
 from stubs.home.run.inherited import ImmovableError
 from stubs.home.run.links import Links, was_lost
+from stubs.home.run.moving import Moving
 from stubs.home.run.nesting import Nesting
 from stubs.home.run.options import HOME
 from stubs.home.run.placements import STICKY, TOGETHER, Placements, text_of
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from stubs.home.run.tree import Task, Tree
     from stubs.link.loop import Loop
     from stubs.wire.codec import Message
+    from stubs.wire.messages import Move
 
     # Called with the departure, and its body unless it stays home, or what is wrong.
     Decided = Callable[[Departure, "Body | None", "MrunError | None"], None]
@@ -71,14 +73,18 @@ class Departing:
         self._body_ended = body_ended
         self._is_groups = is_groups
         self._tty = read_stat(os.getpid()).tty
-        self._placements = Placements(loop)
+        self._placements = Placements(loop, self._order)
         self._nesting = Nesting(loop)
         self._links = Links(loop, self._placements.start_anew)
         self._masks: dict[int, int] = {}  # by pid: what the program mrun was started for may block
         self._starting: set[int] = set()  # pids for which a node has been asked
         self._bodies: dict[int, Body] = {}
         self._exes: dict[int, bytes] = {}
+        self.moving = Moving(self._links, self._bodies)
         self._restarting = Restarting(loop, self._placements, self._links, self._over)
+
+    def _order(self, move: Move, fds: list[int], answer: Callable[[Message], None]) -> None:
+        self.moving.ordered(move, fds, answer)
 
     @property
     def busy(self) -> bool:

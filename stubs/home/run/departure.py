@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stubs.home.run.links import Connection
     from stubs.home.run.records import Records
     from stubs.home.run.tree import Task
+    from stubs.wire.codec import Descriptor
 
 # Programs that trace others, or look into them: they need real processes, and nobody else who
 # traces those (ptrace(2): a process has one tracer).
@@ -71,6 +72,7 @@ class Departure:
         self.losses = 0  # nodes that were lost before it had begun there
         self.restarts = 0
         self._kept: dict[int, int] = {}  # descriptor of the program -> our copy
+        self._keys: dict[int, int] = {}  # what it was called when the body moved -> the same
 
     @property
     def name(self) -> str:
@@ -102,9 +104,24 @@ class Departure:
         capture = self.capture
         return capture is not None and len(self._kept) == len(capture.spawn.descriptors)
 
+    def copy_of(self, key: int) -> int | None:
+        """Return one copy more of a descriptor, by its number or its key; None if it is gone."""
+        fd = self._kept.get(self._keys.get(key, key))
+        return None if fd is None else os.dup(fd)
+
+    def descriptor(self, key: int) -> Descriptor:
+        """Return what was captured of that descriptor; KeyError when there was none."""
+        assert self.capture is not None
+        number = self._keys.get(key, key)
+        return {item.fd: item for item in self.capture.spawn.descriptors}[number]
+
+    def rename(self, names: dict[int, int]) -> None:
+        """Take note that the body has moved: `names` are keys of now, and those before."""
+        self._keys = {key: self._keys.get(former, former) for key, former in names.items()}
+
     def let_go_of(self, fd: int) -> None:
         """Close the copy of a descriptor that the body has closed: others must see that."""
-        copy = self._kept.pop(fd, -1)
+        copy = self._kept.pop(self._keys.get(fd, fd), -1)
         if copy >= 0:
             os.close(copy)
 

@@ -53,9 +53,19 @@ class Connection:
         # The sooner it is sent, the sooner the node begins.
         self._endpoint.flush()
 
-    def post(self, message: Message) -> None:
+    def request(self, message: Message, done: Done, fds: list[int] | None = None) -> None:
+        """Ask it something; `fds` are closed once they are sent."""
+        self._endpoint.request(message, done, fds)
+        self._endpoint.flush()
+
+    @property
+    def reply_fds(self) -> list[int]:
+        """What came with the reply that is being handled."""
+        return self._endpoint.reply_fds
+
+    def post(self, message: Message, fds: list[int] | None = None) -> None:
         """Tell the link process something."""
-        self._endpoint.post(message)
+        self._endpoint.post(message, fds)
 
     def flush(self) -> None:
         """Send what has gathered, before mrun itself stands still."""

@@ -6,7 +6,6 @@ for a while: make and the shell, mkdir and rm are exec'ed a thousand times in a 
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import time
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from stubs.link.loop import Loop
     from stubs.wire.codec import Message
 
+    # Gets the daemon's order, the socket that came with it, and what to answer it by.
+    OnMove = Callable[[Move, list[int], Callable[[Message], None]], None]
     # Gets Placed, Refused or Error, and a new socket to the node's link process, if one is needed.
     Answered = Callable[[Message, "socket.socket | None"], None]
 
@@ -49,9 +50,10 @@ STICKY_CPU_SECONDS = 0.25
 class Placements:
     """Asks the daemon, and tells it how programs ended that it was asked about."""
 
-    def __init__(self, loop: Loop) -> None:
-        """Connect at the first question."""
+    def __init__(self, loop: Loop, on_move: OnMove) -> None:
+        """Connect at the first question; `on_move` gets what the daemon wants to be moved."""
         self._loop = loop
+        self._on_move = on_move
         self._daemon: Endpoint | None = None
         self._former: list[Endpoint] = []  # asked nothing more
         self._sticky: dict[bytes, float] = {}
@@ -68,18 +70,16 @@ class Placements:
                 # Not once more for each of a thousand compilers.
                 self._failure = time.monotonic() + TRY_AGAIN_SECONDS, error
                 raise
-            self._daemon = daemon = Endpoint(
+            daemon = self._daemon = Endpoint(
                 self._loop,
                 SocketStream(sock),
-                {Move: lambda message, tag, fds: self._refuse(daemon, tag, fds)},
+                {Move: lambda message, tag, fds: self._move(daemon, message, tag, fds)},
                 lambda reason: None,
                 "home daemon",
             )
 
-    def _refuse(self, daemon: Endpoint, tag: int, fds: list[int]) -> None:
-        for fd in fds:
-            os.close(fd)
-        daemon.reply(tag, Error(errno.ENOSYS, b"this mrun cannot move programs"))
+    def _move(self, daemon: Endpoint, message: Move, tag: int, fds: list[int]) -> None:
+        self._on_move(message, fds, lambda answer: daemon.reply(tag, answer))
 
     def start_anew(self) -> None:
         """Ask on a new connection next: the daemon must not think that we have links."""

@@ -31,8 +31,9 @@ BRIEF_SECONDS = 0.005
 # So much of the arguments is kept for a story, in bytes. A receipt has them whole.
 MOST_ARGUMENTS = 400
 
-# How a stay ended that was not the last one of a body. "moved" is for migrations.
+# How a stay ended that was not the last one of a body.
 LOST = "lost"
+MOVED = "moved"
 
 
 class Record:

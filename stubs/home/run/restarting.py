@@ -115,7 +115,7 @@ class Restarting:
             return
         body.departure.connection = connection
         connection.bodies[body.pid] = body
-        body.resume(connection.post)
+        body.restarted(connection.post)
 
     def _fail(self, body: Body, reason: str) -> None:
         body.lost, body.unseen = reason, False

@@ -134,14 +134,21 @@ def _add(result: Inheritance, item: Descriptor) -> None:
 
 
 def _open_file(item: Descriptor) -> int:
-    flags = item.flags & _KEPT_FLAGS | os.O_NOCTTY
     try:
-        fd = os.open(BY_ID % item.ref, flags)
+        return open_by_id(item.ref, item.flags, item.offset)
     except IsADirectoryError:
         # A directory has one place in the kernel's tree, so it has no second name by its id.
-        fd = os.open(item.path, flags)
-    if item.offset > 0 and not item.flags & os.O_PATH:
-        os.lseek(fd, item.offset, os.SEEK_SET)
+        return os.open(item.path, item.flags & _KEPT_FLAGS | os.O_NOCTTY)
+
+
+def open_by_id(number: int, flags: int, offset: int) -> int:
+    """Open the file of the home view with inode id `number`; OSError as open(2).
+
+    EISDIR for directories. Of `flags` only those count that stay with an open file.
+    """
+    fd = os.open(BY_ID % number, flags & _KEPT_FLAGS | os.O_NOCTTY)
+    if offset > 0 and not flags & os.O_PATH:
+        os.lseek(fd, offset, os.SEEK_SET)
     return fd
 
 

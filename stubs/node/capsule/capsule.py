@@ -12,6 +12,7 @@ import errno
 import os
 import signal
 import socket
+import time
 
 from stubs.abi.unistd import close_except
 from stubs.link.endpoint import Endpoint
@@ -20,6 +21,7 @@ from stubs.node.capsule import init
 from stubs.node.capsule.processes import from_numbers
 from stubs.wire.messages import (
     Census,
+    Clocked,
     Counted,
     Done,
     Enter,
@@ -43,6 +45,12 @@ if TYPE_CHECKING:
     Serve = Callable[[int], None]
     # Called once: with what is wrong, or with nothing when bodies can run.
     Ready = Callable[[str], None]
+    # Called once with what to do with Clocked.
+    AskClocks = Callable[[Callable[[Message], None]], None]
+
+
+# Two machines that were started within the same such time are not expected.
+SAME_CLOCK_NS = 50_000_000
 
 
 def fork_seed() -> tuple[socket.socket, int]:
@@ -68,14 +76,15 @@ class Capsule:
         self.pts = -1  # its /dev/pts
         self.full_map = False
         self._seed = seed
-        self._init = 0
+        self.init_pid = 0  # of pid 1, as the agent has it; 0 before there is one
         self._on_lost = on_lost
         self._handlers: dict[type[Message], Handler] = {}
         self.init = Endpoint(loop, SocketStream(sock), self._handlers, self._lost, "capsule")
 
-    def open(self, hello: Hello, serve: Serve, ready: Ready) -> None:
-        """Make the capsule for the home that said `hello`."""
+    def open(self, hello: Hello, ask_clocks: AskClocks, serve: Serve, ready: Ready) -> None:
+        """Make the capsule for the home that said `hello`; `ask_clocks` asks it for its time."""
         self._hello, self._serve, self._ready = hello, serve, ready
+        self._ask_clocks = ask_clocks if hello.clocks else None
         self.full_map = hello.uid == 0 and os.geteuid() == 0
         self.init.request(Enter(), self._entered)
 
@@ -95,7 +104,7 @@ class Capsule:
         """Kill everything in the capsule and wait for its end. The view must be closed before."""
         self._on_lost = lambda _: None
         self.init.close("the agent ends")
-        for pid in (self._init, self._seed):
+        for pid in (self.init_pid, self._seed):
             if pid:
                 try:
                     os.kill(pid, signal.SIGKILL)
@@ -119,7 +128,14 @@ class Capsule:
         except OSError as error:
             self._ready(f"cannot map user ids in a user namespace: {error}")
             return
-        self.init.request(MountView(self._hello.uid, self._hello.gid), self._mounted)
+        if self._ask_clocks is None:
+            self._mount(Done())
+        else:
+            self._ask_clocks(self._mount)
+
+    def _mount(self, clocked: Message) -> None:
+        offsets = _clock_offsets(clocked) if isinstance(clocked, Clocked) else (0, 0)
+        self.init.request(MountView(self._hello.uid, self._hello.gid, *offsets), self._mounted)
 
     def _write_maps(self) -> None:
         """Give home's user an identity in the capsule: the node's user who we are."""
@@ -142,7 +158,7 @@ class Capsule:
         if not isinstance(answer, Spawned):
             self._ready(_mount_refused(answer))
             return
-        self._init = answer.pid
+        self.init_pid = answer.pid
         os.waitpid(self._seed, 0)
         self._seed = 0
         self._serve(self.init.reply_fds[0])
@@ -157,6 +173,18 @@ class Capsule:
             return
         self.proc, self.pts = self.init.reply_fds
         self._ready("")
+
+
+def _clock_offsets(home: Clocked) -> tuple[int, int]:
+    """Return what clocks of the capsule differ by from ours, in ns, to be those of home.
+
+    By the time that the message took they are late. What moves takes no shorter, so that for bodies
+    time never goes back.
+    """
+    monotonic = home.monotonic - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    boottime = home.boottime - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    # The same machine: bodies that come home are to find the very clock of home.
+    return (0, 0) if abs(monotonic) < SAME_CLOCK_NS else (monotonic, boottime)
 
 
 def _write(path: str, text: str) -> None:

@@ -12,6 +12,7 @@ Blocked rather than ignored, for a body must not inherit that.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -29,11 +30,13 @@ from stubs.abi.x86_64 import NR_exit_group, NR_pause
 from stubs.link.endpoint import Endpoint
 from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream
+from stubs.migration import stub
 from stubs.node.capsule.body import Inheritance, open_inherited, prepare
 from stubs.node.capsule.processes import all_processes, below, children_of_self, descendants
 from stubs.node.streams.demand import Demand
 from stubs.wire.messages import (
     SCOPE_GROUP,
+    Bequest,
     Body,
     Continued,
     Done,
@@ -42,17 +45,21 @@ from stubs.wire.messages import (
     Foreground,
     Ghost,
     Gone,
+    Heirlooms,
+    Inherited,
     Kill,
     Position,
     Signal,
     Spawn,
     Spawned,
     Stopped,
+    Stub,
     Watch,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from resource import struct_rusage
     from typing import NamedTuple
 
@@ -94,6 +101,7 @@ class GhostProcess:
         self._loop = loop
         self._agent = endpoint
         self._bodies: dict[int, Child] = {}  # by pid
+        self._stubs: dict[int, Calls] = {}  # what those of them do that a worker makes, by pid
         self._ghosts: set[int] = set()  # child ghosts, by pid
         self._left: list[int] = []  # bodies that are dead, but perhaps not what descends from them
         self._doomed: set[int] = set()  # bodies being killed
@@ -106,6 +114,9 @@ class GhostProcess:
         return {
             Ghost: self._ghost,
             Body: self._body,
+            Stub: self._stub,
+            Bequest: self._bequest,
+            Inherited: self._inherited,
             Signal: self._signal,
             Kill: self._kill,
             Watch: self._watch,
@@ -174,27 +185,69 @@ class GhostProcess:
             self._bodies[pid] = Child(spawn.body, inherited)
             self.agent.reply(tag, Spawned(pid))
 
+    def _stub(self, message: Stub, tag: int, fds: list[int]) -> None:
+        """Clone the process that a worker makes a body of; it waits for that one's word."""
+        calls = Calls()
+        stub.add_calls(calls, fds[0], message.control)
+        try:
+            with self._group(message.pgrp):
+                pid = calls.start(self._code, message.pid)
+                _join_group(pid, message.pgrp)
+        except OSError as error:
+            self.agent.reply(tag, Error(error.errno or errno.EIO, os.fsencode(str(error))))
+            return
+        finally:
+            for fd in fds:
+                os.close(fd)
+        self._bodies[pid] = Child(message.body, Inheritance())
+        self._stubs[pid] = calls  # from which it has its calls until its exec
+        self.agent.reply(tag, Spawned(pid))
+
+    def _bequest(self, message: Bequest, tag: int, fds: list[int]) -> None:
+        """Keep the files that a body of which we are the parent has inherited elsewhere."""
+        pid = self._pid_of(message.body)
+        if pid is None:
+            for fd in fds:
+                os.close(fd)
+        else:
+            self._bodies[pid].inherited.files += zip(message.keys, fds)
+
+    def _inherited(self, message: Inherited, tag: int, fds: list[int]) -> None:
+        pid = self._pid_of(message.body)
+        files = self._bodies[pid].inherited.files if pid is not None else []
+        numbers = [number for pair in files for number in pair]
+        orphans = sorted(self._orphans())
+        self.agent.reply(tag, Heirlooms(os.getpid(), numbers, orphans, len(self._bodies)))
+
+    @contextlib.contextmanager
+    def _group(self, pgrp: int) -> Iterator[None]:
+        """Have process group `pgrp` there for a child to join, if it is ours to make.
+
+        This ghost leads it but must not be in it when the body runs.
+        """
+        if not pgrp == os.getpid() != os.getsid(0):
+            yield
+            return
+        os.setpgid(0, 0)
+        anchor = _ANCHOR.start(self._code)
+        os.setpgid(0, os.getsid(0))
+        try:
+            yield
+        finally:
+            os.kill(anchor, signal.SIGKILL)
+            os.waitpid(anchor, 0)
+
     def _clone_body(
         self, spawn: Spawn, inherited: Inheritance, foreground: bool
     ) -> tuple[int, int]:
         """Return the body's pid, and the errno of what it failed in before it was one."""
-        anchor = 0
-        if spawn.pgrp == os.getpid() != os.getsid(0):
-            # The body joins a group that this ghost makes but must not be in when the body runs.
-            os.setpgid(0, 0)
-            anchor = _ANCHOR.start(self._code)
-            os.setpgid(0, os.getsid(0))
-        try:
+        with self._group(spawn.pgrp):
             calls = prepare(spawn, inherited, foreground)
             try:
                 return calls.run(spawn.body, self._code)
             except OSError:
                 # The pid is taken, too large, or none may be chosen: see clone_with_pid.
                 return calls.run(0, self._code)
-        finally:
-            if anchor:
-                os.kill(anchor, signal.SIGKILL)
-                os.waitpid(anchor, 0)
 
     # signals
 
@@ -263,6 +316,7 @@ class GhostProcess:
             self.agent.post(Continued(child.body))
         else:
             del self._bodies[pid]
+            self._stubs.pop(pid, None)
             self._left.append(child.body)
             for number, offset in child.inherited.positions():
                 self.agent.post(Position(child.body, number, offset))
@@ -285,6 +339,16 @@ class GhostProcess:
 
     def _watch(self, message: Watch, tag: int, fds: list[int]) -> None:
         self._demand.watch(message, lambda answer: self.agent.reply(tag, answer))
+
+
+def _join_group(pid: int, pgrp: int) -> None:
+    """Put a child of ours into its process group; see `join_group` of stubs.node.capsule.body."""
+    if pgrp == os.getpgrp():
+        return
+    try:
+        os.setpgid(pid, pgrp)
+    except OSError:
+        os.setpgid(pid, pid)
 
 
 def fork_as(pid: int) -> int:

@@ -34,6 +34,7 @@ from stubs.abi.sched import (
     CLONE_NEWIPC,
     CLONE_NEWNS,
     CLONE_NEWPID,
+    CLONE_NEWTIME,
     CLONE_NEWUSER,
     CLONE_NEWUTS,
     CLONE_PARENT,
@@ -106,12 +107,14 @@ class Init:
 
     def _enter(self, _: Message) -> None:
         unshare(_NAMESPACES)
+        _unshare_clocks()
         # A change of credentials clears it.
         _die_with_parent()
         self._agent.reply(self._tag, Done())
 
     def _mount_view(self, message: Message) -> None:
         assert isinstance(message, MountView)
+        _set_clocks(message.monotonic, message.boottime)
         # With CLONE_PARENT the agent is told of our end, and its end is told to us.
         if clone(CLONE_PARENT):
             os._exit(0)
@@ -189,6 +192,29 @@ def _machine_code() -> int:
         return map_code()
     except OSError:
         return 0
+
+
+def _unshare_clocks() -> None:
+    """Have clocks of our own from the next child on: Linux 5.6 and later."""
+    try:
+        unshare(CLONE_NEWTIME)
+    except OSError:
+        pass  # bodies have the node's clocks then, and those jump when they move
+
+
+def _set_clocks(monotonic: int, boottime: int) -> None:
+    """Move the clocks of the children to be, by so many ns; see time_namespaces(7)."""
+    if not (monotonic or boottime):
+        return
+    lines = [
+        f"{name} {offset // 10**9} {offset % 10**9}\n"
+        for name, offset in (("monotonic", monotonic), ("boottime", boottime))
+    ]
+    try:
+        with open("/proc/self/timens_offsets", "w") as file:
+            file.write("".join(lines))
+    except OSError:
+        pass  # see _unshare_clocks
 
 
 def _die_with_parent() -> None:

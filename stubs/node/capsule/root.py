@@ -120,7 +120,9 @@ class FirstPid:
         with open("/proc/sys/kernel/pid_max") as file:
             own = int(file.read())
         self.path = proc + b"/sys/kernel/ns_last_pid"
-        self.pid = home_pid_max if home_pid_max < own - 1000 else own // 4 * 3
+        first = home_pid_max if home_pid_max < own - 1000 else own // 4 * 3
+        # Not the same on every node: a process keeps its pid when it moves to another.
+        self.pid = first + int.from_bytes(os.urandom(4), "big") % max(1, own - 1000 - first)
 
     def describe(self) -> str:
         """Say it as the shell."""

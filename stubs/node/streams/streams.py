@@ -76,6 +76,11 @@ class Inlet:
         self._ended = False
         self._watch()
 
+    @property
+    def waiting(self) -> bytes:
+        """What the pipe has not taken yet."""
+        return b"".join(self._waiting)
+
     def ask(self, ghost: Endpoint) -> None:
         """Ask `ghost` whether one of its descendants waits to read."""
         if self._want is not None:
@@ -338,6 +343,20 @@ class Streams:
         """Send to home, after what bodies have written to files."""
         self._view.flush()
         self.link.post(message)
+
+    def waiting(self, number: int) -> bytes:
+        """Return what home has sent for `number` and no pipe has taken yet."""
+        inlet = self._inlets.get(number)
+        return inlet.waiting if inlet is not None else b""
+
+    def abandon(self, number: int) -> None:
+        """Let go of stream `number` without a word to home: its body lives elsewhere."""
+        inlet = self._inlets.pop(number, None)
+        if inlet is not None:
+            inlet.close()
+        outlet = self._outlets.pop(number, None)
+        if outlet is not None:
+            outlet.close()
 
     def closed_inlet(self, number: int) -> None:
         """Forget it."""

@@ -12,8 +12,10 @@ import errno
 import fcntl
 import os
 import select
+import termios
 
 from stubs.abi.termbits import (
+    TIOCGPGRP,
     TIOCGPTN,
     TIOCGPTPEER,
     TIOCSPTLCK,
@@ -84,11 +86,12 @@ class Terminal:
         fcntl.ioctl(self._master, TIOCSPTLCK, bytes(4))
         # While this is open the terminal never hangs up, however often bodies close theirs.
         self._slave = self.open_peer()
+        self._typed = b""  # taken from those who read here, see take_typed
         self._poll = select.poll()
         self._poll.register(self._slave, select.POLLIN)
         self._modes = tcgets2(self._slave)
-        name = b"/dev/pts/%d" % index
-        want = Want(streams.loop, streams.link, self._number, name, self._unread)
+        self.name = b"/dev/pts/%d" % index
+        want = Want(streams.loop, streams.link, self._number, self.name, self._unread)
         self._output = Output(self, self._number, os.dup(self._master))
         self._keys = Keys(self, self._number, os.dup(self._master), want)
         streams.register(self._number, self._keys, self._output)
@@ -113,6 +116,41 @@ class Terminal:
         if self._master >= 0:
             tcsets2(self._slave, termios)
             self._modes = tcgets2(self._slave)
+
+    def state(self) -> tuple[int, bytes]:
+        """Return the process group in the foreground, and the modes."""
+        try:
+            group = count(self._master, TIOCGPGRP)
+        except OSError:
+            group = 0
+        return max(group, 0), tcgets2(self._slave)
+
+    def take_typed(self) -> bytes:
+        """Take what has been typed and not been read; `put_back` has it read here after all.
+
+        Also what is not a whole line yet: whoever is to have it has the same line discipline.
+        """
+        modes = tcgets2(self._slave)
+        tcsets2(self._slave, _raw(modes))
+        os.set_blocking(self._slave, False)
+        try:
+            while self._unread() and (data := os.read(self._slave, 4096)):
+                self._typed += data
+        except BlockingIOError:
+            pass  # that was all
+        finally:
+            os.set_blocking(self._slave, True)
+            tcsets2(self._slave, modes)
+        return self._typed + self._keys.waiting
+
+    def put_back(self) -> None:
+        """Type what was taken once more, without an echo: it has one on the screen."""
+        typed, self._typed = self._typed, b""
+        if typed and self._master >= 0:
+            modes = tcgets2(self._slave)
+            tcsets2(self._slave, _without_echo(modes))
+            self._keys.put(typed)
+            tcsets2(self._slave, modes)
 
     @property
     def number(self) -> int:
@@ -156,6 +194,21 @@ class Terminal:
     def _watch_modes(self) -> None:
         self.check_modes()
         self._timer = self.streams.loop.call_later(MODES_SECONDS, self._watch_modes)
+
+
+def _raw(modes: bytes) -> bytes:
+    """Return termios2 `modes` with a line discipline that gives away each byte at once."""
+    return _with_local(modes, ~(termios.ICANON | termios.ECHO))
+
+
+def _without_echo(modes: bytes) -> bytes:
+    return _with_local(modes, ~(termios.ECHO | termios.ECHONL))
+
+
+def _with_local(modes: bytes, mask: int) -> bytes:
+    # c_lflag is the fourth 32-bit word (struct termios2, include/uapi/asm-generic/termbits.h).
+    flags = int.from_bytes(modes[12:16], "little") & mask
+    return modes[:12] + (flags & 0xFFFFFFFF).to_bytes(4, "little") + modes[16:]
 
 
 def _wanted_index(spawn: Spawn) -> int:

@@ -54,6 +54,7 @@ from stubs.wire.messages.bodies import Signal as Signal
 from stubs.wire.messages.bodies import Spawn as Spawn
 from stubs.wire.messages.bodies import Spawned as Spawned
 from stubs.wire.messages.bodies import Stopped as Stopped
+from stubs.wire.messages.capsule import Bequest as Bequest
 from stubs.wire.messages.capsule import Body as Body
 from stubs.wire.messages.capsule import Census as Census
 from stubs.wire.messages.capsule import Counted as Counted
@@ -62,10 +63,18 @@ from stubs.wire.messages.capsule import Find as Find
 from stubs.wire.messages.capsule import Foreground as Foreground
 from stubs.wire.messages.capsule import Furnish as Furnish
 from stubs.wire.messages.capsule import Ghost as Ghost
+from stubs.wire.messages.capsule import Heirlooms as Heirlooms
+from stubs.wire.messages.capsule import Inherited as Inherited
 from stubs.wire.messages.capsule import Keep as Keep
 from stubs.wire.messages.capsule import MountView as MountView
+from stubs.wire.messages.capsule import Outside as Outside
+from stubs.wire.messages.capsule import Stood as Stood
+from stubs.wire.messages.capsule import Stub as Stub
+from stubs.wire.messages.capsule import Unread as Unread
 from stubs.wire.messages.capsule import Watch as Watch
 from stubs.wire.messages.link import Bulk as Bulk
+from stubs.wire.messages.link import Clocked as Clocked
+from stubs.wire.messages.link import Clocks as Clocks
 from stubs.wire.messages.link import Done as Done
 from stubs.wire.messages.link import Echo as Echo
 from stubs.wire.messages.link import Echoed as Echoed
@@ -92,7 +101,9 @@ from stubs.wire.messages.local import Report as Report
 from stubs.wire.messages.local import Start as Start
 from stubs.wire.messages.moving import Arrive as Arrive
 from stubs.wire.messages.moving import CanMove as CanMove
+from stubs.wire.messages.moving import Complete as Complete
 from stubs.wire.messages.moving import Depart as Depart
+from stubs.wire.messages.moving import Departed as Departed
 from stubs.wire.messages.moving import Drain as Drain
 from stubs.wire.messages.moving import Dump as Dump
 from stubs.wire.messages.moving import ImageData as ImageData
@@ -103,6 +114,7 @@ from stubs.wire.messages.moving import Left as Left
 from stubs.wire.messages.moving import Move as Move
 from stubs.wire.messages.moving import Moved as Moved
 from stubs.wire.messages.moving import Parked as Parked
+from stubs.wire.messages.moving import Prepare as Prepare
 from stubs.wire.messages.moving import Reasons as Reasons
 from stubs.wire.messages.moving import Restore as Restore
 from stubs.wire.messages.moving import Resume as Resume

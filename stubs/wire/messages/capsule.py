@@ -1,4 +1,4 @@
-"""Messages within a node: of the agent (A) with its shelf, and with the capsule (C)."""
+"""Messages within a node: of the agent (A) with its shelf, the capsule (C), and workers (W)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from stubs.wire.codec import Message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stubs.wire.codec import U8, U32, Blob, Blobs, U64s
+    from stubs.wire.codec import I64, U8, U32, U64, Blob, Blobs, U64s
 
 
 class Enter(Message):
@@ -16,11 +16,16 @@ class Enter(Message):
 
 
 class MountView(Message):
-    """A→C: become pid 1 and mount the view. Reply: Spawned (the node's pid), with /dev/fuse."""
+    """A→C: become pid 1 and mount the view. Reply: Spawned (the node's pid), with /dev/fuse.
+
+    `clocks`: by how many ns CLOCK_MONOTONIC and CLOCK_BOOTTIME shall differ from the node's.
+    """
 
     KIND = 0x141
     uid: U32
     gid: U32
+    monotonic: I64
+    boottime: I64
 
 
 class Furnish(Message):
@@ -94,6 +99,84 @@ class Counted(Message):
 
     KIND = 0x148
     processes: U64s
+
+
+class Inherited(Message):
+    """A→C, to a body's parent: which files did it inherit? Reply: Heirlooms."""
+
+    KIND = 0x149
+    body: U32
+
+
+class Heirlooms(Message):
+    """C→A: `pid` of the ghost, and pairs: the key of a file (Descriptor.fd), the ghost's own fd.
+
+    `orphans`: children of the ghost that descend from a body; `bodies`: how many it has.
+    """
+
+    KIND = 0x14A
+    pid: U32
+    files: U64s
+    orphans: U64s
+    bodies: U32
+
+
+class Stub(Message):
+    """W→A, A→C: clone the process that is to be made a body; it waits for a path, and execs that.
+
+    Carries the socket on which it waits, which it has at number `control`. `pid` is the one that it
+    must have. Reply: Spawned.
+    """
+
+    KIND = 0x14B
+    body: U32
+    pid: U32
+    pgrp: U32
+    control: U32
+
+
+class Bequest(Message):
+    """W→A, A→C posted: files that the body has inherited; carries them. `keys` as in Heirlooms."""
+
+    KIND = 0x14E
+    body: U32
+    keys: U64s
+
+
+class Unread(Message):
+    """W→A posted: what has not been read of each stream, by its key."""
+
+    KIND = 0x14F
+    keys: U64s
+    data: Blobs
+
+
+class Stood(Message):
+    """W→A posted: the tree stands still, or (when it is restored) is whole and held.
+
+    `handles` and `cpu_us` as in Parked.
+    """
+
+    KIND = 0x14C
+    pid: U32
+    cpu_us: U64
+    handles: U64s
+
+
+class Outside(Message):
+    """A→W posted: what leads out of the tree, by `keys`; carries it, in that order.
+
+    `files` are inode ids of inherited files to be opened, `file_keys` their keys, and `file_flags`
+    and `file_offsets` how; `handles` as in Complete.
+    """
+
+    KIND = 0x14D
+    keys: U64s
+    files: U64s
+    file_keys: U64s
+    file_flags: U64s
+    file_offsets: U64s
+    handles: U64s
 
 
 class Find(Message):

@@ -6,11 +6,14 @@ from stubs.wire.codec import Message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stubs.wire.codec import I32, U32, U64, Attr, Blob
+    from stubs.wire.codec import I32, U8, U32, U64, Attr, Blob
 
 
 class Hello(Message):
-    """H→N first message: who home is. Reply: Welcome."""
+    """H→N first message: who home is. Reply: Welcome.
+
+    `clocks` 1: bodies are to have the clocks of home, which tells them when it is asked (Clocks).
+    """
 
     KIND = 0x01
     version: U32
@@ -19,6 +22,7 @@ class Hello(Message):
     pid_max: U32
     hostname: Blob
     root: Attr
+    clocks: U8
 
 
 class Welcome(Message):
@@ -49,6 +53,20 @@ class Pong(Message):
 
     KIND = 0x04
     clock_ns: U64
+
+
+class Clocks(Message):
+    """N→H: what time is it? Reply: Clocked."""
+
+    KIND = 0x10
+
+
+class Clocked(Message):
+    """H→N: CLOCK_MONOTONIC and CLOCK_BOOTTIME of home, in ns: bodies have these on every node."""
+
+    KIND = 0x11
+    monotonic: U64
+    boottime: U64
 
 
 class Error(Message):

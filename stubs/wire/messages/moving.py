@@ -1,9 +1,10 @@
 """Messages of migration: a body leaves a node, arrives on another, and only one of them goes on.
 
 mrun conducts (stubs.home.run.moving). The source freezes the body and keeps it whole until the
-destination has it, held as well: `Leave`, `Left`, `Arrive`, Spawned. Then mrun sends `Depart` to
-the one and `Resume` to the other; if anything went wrong before, `Resume` to the source. The image
-passes between the two link processes on a socket of their own, for home a row of bytes.
+destination has it, held as well: `Leave` and `Prepare`; `Left`, `Arrive`; Spawned. Then mrun sends
+`Resume` to the destination and `Depart` to the source; if anything went wrong before, `Resume` to
+the source. The image passes between the two link processes on a socket of their own, for home a
+row of bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 class Dump(Message):
     """H→N: freeze a body with all that descends from it, and send its image. Reply: Parked.
 
-    Or Error, with a reason of stubs.migration.whynot. `lively` 1: send what it can while it runs.
+    Or Error: why it cannot move. `lively` 1: send what it can while it runs.
     """
 
     KIND = 0x90
@@ -43,20 +44,22 @@ class Drain(Message):
 class Parked(Message):
     """N→H: all that the body did is told; its image has been sent, or is on its way.
 
-    `streams` in use, `ends` of them (1: the body reads, 2: it writes, 3: both) and `unread`, what
-    was sent for each and not read by it; `termios` of its terminal (empty: none) and `typed`, what
-    it has not read there; `handles` inode ids of files that have no name any more; `cpu_us` used.
+    `streams` in use, and `unread` what was sent for each and not read by it; `termios` of its
+    terminal (empty: none), `foreground` the group there, `typed` what it has not read there;
+    `handles` inode ids of files that have no name any more; `cpu_us` used; `signals` that came too
+    late for it here, pairs of signo and SCOPE_*.
     """
 
     KIND = 0x93
     body: U32
     cpu_us: U64
     streams: U64s
-    ends: U64s
     unread: Blobs
+    foreground: U32
     termios: Blob
     typed: Blob
     handles: U64s
+    signals: U64s
 
 
 class ImageData(Message):
@@ -77,20 +80,34 @@ class ImageTaken(Message):
 
 
 class Restore(Message):
-    """H→N: bring an image to life, held. Reply: Spawned, or Error; nothing is left of it then.
+    """H→N: bring the image that follows to life, held. Reply: Spawned, or Error.
 
-    `spawn` as in Spawn, but that `descriptors` are what the image calls outside, each by a key in
-    `fd`; `handles` paths of files that have no name; `cpu_us` that it has used elsewhere.
+    After Error nothing is left of it. `spawn` as in Spawn, with the terminal alone of what the body
+    inherits; Complete follows.
     """
 
     KIND = 0x96
     spawn: Blob
-    handles: Blobs
+
+
+class Complete(Message):
+    """H→N posted, after Restore: what leads out of the tree, now that it is known.
+
+    Of `spawn` the `descriptors` count, each with its key as `fd` (stubs.migration.keys); `handles`
+    inode ids of files that have no name; `cpu_us` that the body has used elsewhere.
+    """
+
+    KIND = 0x9F
+    spawn: Blob
+    handles: U64s
     cpu_us: U64
 
 
 class Depart(Message):
-    """M→L, H→N: the body lives elsewhere: destroy what stands still here. Reply: Done."""
+    """M→L, H→N: the body lives elsewhere: destroy what stands still here.
+
+    Reply: Done, or to mrun Departed.
+    """
 
     KIND = 0x97
     body: U32
@@ -114,10 +131,10 @@ class Leave(Message):
 class Left(Message):
     """L→M: the body stands still, and everything that it did is at home.
 
-    `keys` of what leads out of the tree, `kinds` FD_* and `flags` of each; `fds` the descriptor
-    under which mrun gave it, or, past MAX of I32, none: then it is the next of those carried
-    here; `unread` what of it the body has not read and `unwritten` what its reader has not taken.
-    `handles` of the keys are files without a name. `unseen` 1: as in Lost.
+    `keys` of what leads out of the tree (stubs.migration.keys), and `fds`, the number under which
+    mrun gave each; `unread` what of it the body has not read, `unwritten` what its reader has not
+    taken. Carries files without a name, in the order of their handles. `unseen` 1: as in Lost;
+    `standing_ns` when (CLOCK_MONOTONIC of home) it stood still. The rest as in Parked.
     """
 
     KIND = 0x9A
@@ -126,25 +143,44 @@ class Left(Message):
     fds: U64s
     unread: Blobs
     unwritten: Blobs
-    handles: U64s
+    foreground: U32
     termios: Blob
     typed: Blob
     cpu_us: U64
     unseen: U8
+    standing_ns: U64
+    signals: U64s
 
 
-class Arrive(Message):
-    """M→L: like Restore, with home's descriptors in the order of `descriptors`, then the image.
+class Departed(Message):
+    """L→M: nothing of the body is left here; `bytes` of its image; `signals` as in Parked."""
 
-    `unread`, `unwritten` for each descriptor, `typed` for the terminal: what is on its way.
-    Reply: Spawned, or Error.
+    KIND = 0xB1
+    bytes: U64
+    signals: U64s
+
+
+class Prepare(Message):
+    """M→L: as Restore; carries the terminal, and last where the image comes from.
+
+    Reply: Spawned once all is there, or Error.
     """
 
     KIND = 0x9B
     spawn: Blob
+
+
+class Arrive(Message):
+    """M→L posted, after Prepare: as Complete, with home's descriptors in the order of `spawn`.
+
+    Those past the end of `unread` are files without a name. `unread` and `unwritten` of each
+    descriptor, `typed` of the terminal: what is on its way. `unseen` 1: as in Lost.
+    """
+
+    KIND = 0xB0
+    spawn: Blob
     unread: Blobs
     unwritten: Blobs
-    handles: U64s
     typed: Blob
     cpu_us: U64
     unseen: U8

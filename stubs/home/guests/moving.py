@@ -1,0 +1,308 @@
+"""Guests that leave this link's node or arrive on it, as the link process helps them.
+
+It stops what flows to a guest that stands still, and tells mrun what is left in between: bytes that
+the body has not read, bytes that its reader at home has not taken, files that have no name. With
+that mrun goes to the link process of the other node, which goes on from there. The image of the
+body passes from one link process to the other on a socket, unread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from stubs.home.guests.guest import Guest
+from stubs.home.guests.images import Incoming, Outgoing
+from stubs.migration import keys
+from stubs.wire.errors import RemoteProtocolError
+from stubs.wire.messages import (
+    FD_FILE,
+    Arrive,
+    Complete,
+    Depart,
+    Departed,
+    Done,
+    Drain,
+    Dump,
+    Error,
+    ImageData,
+    ImageTaken,
+    Leave,
+    Left,
+    Parked,
+    Prepare,
+    Restore,
+    Resume,
+    Signal,
+    Spawn,
+    Spawned,
+    Standing,
+    StreamData,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stubs.home.guests.guest import Session
+    from stubs.home.guests.guests import Guests
+    from stubs.home.guests.handover import Files, Handover
+    from stubs.home.guests.streams import Streams
+    from stubs.link.endpoint import Handler, Link
+    from stubs.link.loop import Loop
+    from stubs.wire.codec import Message
+
+
+class Moving:
+    """All guests on their way."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        link: Link,
+        files: Files,
+        streams: Streams,
+        handover: Handover,
+        guests: Guests,
+    ) -> None:
+        """Begin with none."""
+        self._loop = loop
+        self._link = link
+        self._files = files
+        self._streams = streams
+        self._handover = handover
+        self._guests = guests
+        self._outgoing: dict[int, Outgoing] = {}
+        self._incoming: dict[int, Incoming] = {}
+
+    def handlers(self) -> dict[type[Message], Handler]:
+        """Return what home does with the messages of a node about these."""
+        return {
+            Standing: lambda message, tag, fds: self._standing(message),
+            ImageData: lambda message, tag, fds: self._image(message),
+            ImageTaken: lambda message, tag, fds: self._taken(message),
+        }
+
+    def from_mrun(self, session: Session) -> dict[type[Message], Handler]:
+        """Return what is done with the messages of an mrun about these."""
+        return {
+            Leave: lambda message, tag, fds: self._leave(session, message, tag, fds),
+            Prepare: lambda message, tag, fds: self._prepare(session, message, tag, fds),
+            Arrive: lambda message, tag, fds: self._arrive(session, message, fds),
+            Depart: lambda message, tag, fds: self._depart(session, message, tag),
+            Resume: lambda message, tag, fds: self._resume(session, message, tag),
+        }
+
+    # on the way out
+
+    def _leave(self, session: Session, message: Leave, tag: int, fds: list[int]) -> None:
+        guest = self._guests.own(session, message.body)
+        if guest is None or message.body in self._outgoing:
+            for fd in fds:
+                os.close(fd)
+            session.endpoint.reply(tag, Error(errno.ESRCH, b"it has ended"))
+            return
+        self._outgoing[message.body] = Outgoing(self._loop, self._link, message.body, fds[0])
+        self._files.barrier()
+        self._link.request(
+            Dump(message.body, message.lively), lambda reply: self._parked(guest, tag, reply)
+        )
+
+    def _standing(self, message: Standing) -> None:
+        guest = self._guests.guest(message.body)
+        guest.standing_ns = time.monotonic_ns()
+        for number in guest.streams:
+            self._streams.pause(number)
+        if guest.terminal is not None:
+            guest.terminal.pause(guest.pid)
+        self._link.post(Drain(message.body))
+
+    def _parked(self, guest: Guest, tag: int, reply: Message) -> None:
+        endpoint = guest.session.endpoint
+        if not isinstance(reply, Parked):
+            self._forget(guest)
+            self._go_on(guest)
+            endpoint.reply(tag, reply)
+            return
+        self._files.settle()
+        if guest.terminal is None:
+            self._tell(guest, tag, reply)
+        else:
+            # What a terminal shows is seldom late; who reads it slowly is waited for.
+            self._streams.when_written(guest.terminal.number, lambda: self._tell(guest, tag, reply))
+
+    def _tell(self, guest: Guest, tag: int, parked: Parked) -> None:
+        endpoint = guest.session.endpoint
+        given = {item.ref: item.fd for item in reversed(guest.spawn.descriptors)}
+        if len(parked.streams) != len(parked.unread) or not guest.streams >= set(parked.streams):
+            raise RemoteProtocolError("streams that the body does not have")
+        try:
+            handles = [self._files.lend(number) for number in parked.handles]
+        except OSError as error:
+            refusal = _error(error)
+            self._forget(guest)
+            self._resume_node(guest, lambda: endpoint.reply(tag, refusal))
+            return
+        numbers = [*parked.streams]
+        endpoint.reply(
+            tag,
+            Left(
+                body=guest.pid,
+                keys=[*numbers, *map(keys.of_file, guest.files)],
+                fds=[*[given[number] for number in numbers], *guest.files],
+                unread=[*parked.unread, *[b""] * len(guest.files)],
+                unwritten=[
+                    *[self._streams.hold(number) for number in numbers],
+                    *[b""] * len(guest.files),
+                ],
+                foreground=parked.foreground,
+                termios=parked.termios,
+                typed=parked.typed,
+                cpu_us=parked.cpu_us,
+                unseen=int(self._guests.is_unseen(guest)),
+                standing_ns=guest.standing_ns,
+                signals=[*parked.signals, *guest.take_signals()],
+            ),
+            handles,
+        )
+
+    def _resume(self, session: Session, message: Resume, tag: int) -> None:
+        """Have the guest go on here: it did not get away, or it has arrived."""
+        guest = self._guests.own(session, message.body)
+        if guest is None:
+            session.endpoint.reply(tag, Done())
+            return
+        self._forget(guest)
+        self._resume_node(guest, lambda: session.endpoint.reply(tag, Done()))
+
+    def _resume_node(self, guest: Guest, then: Callable[[], None]) -> None:
+        self._go_on(guest)
+        self._files.barrier()
+        self._link.request(Resume(guest.pid), lambda _: then())
+        signals = guest.take_signals()
+        for signo, scope in zip(signals[::2], signals[1::2]):
+            self._link.post(Signal(guest.pid, signo, scope))
+
+    def _go_on(self, guest: Guest) -> None:
+        guest.standing_ns = 0
+        for number in guest.streams:
+            self._streams.go_on(number)
+        if guest.terminal is not None:
+            guest.terminal.resume(guest.pid)
+
+    def _depart(self, session: Session, message: Depart, tag: int) -> None:
+        """Let go of all that a guest had here, which is elsewhere now."""
+        guest = self._guests.own(session, message.body)
+        signals: list[int] = []
+        image = self._outgoing.get(message.body)
+        if guest is not None:
+            signals = guest.take_signals()
+            self._forget(guest)
+            self._guests.drop(guest)
+        departed = Departed(image.passed if image is not None else 0, signals)
+        self._link.request(message, lambda _: self._departed(session, message.body, tag, departed))
+
+    def _departed(self, session: Session, body: int, tag: int, departed: Departed) -> None:
+        self._guests.on_departed(body)
+        session.endpoint.reply(tag, departed)
+
+    # on the way in
+
+    def _prepare(self, session: Session, message: Prepare, tag: int, fds: list[int]) -> None:
+        spawn = Spawn.decode(message.spawn)
+        image = fds.pop()
+        guest = Guest(session, spawn)
+        try:
+            self._guests.admit(guest)
+            self._handover.take(guest, fds)
+        except OSError as error:
+            for fd in [image, *[fd for fd in fds if fd >= 0]]:
+                os.close(fd)
+            self._guests.drop(guest)
+            session.endpoint.reply(tag, _error(error))
+            return
+        self._files.barrier()
+        self._link.request(Restore(spawn.encode()), lambda reply: self._stands(guest, tag, reply))
+        self._incoming[guest.pid] = Incoming(self._loop, self._link, guest.pid, image)
+
+    def _arrive(self, session: Session, message: Arrive, fds: list[int]) -> None:
+        """Take what the guest has at home, and tell its node."""
+        guest = self._guests.own(session, Spawn.decode(message.spawn).body)
+        if guest is None:
+            for fd in fds:
+                os.close(fd)
+            return  # refused meanwhile, which mrun hears
+        spawn = guest.spawn
+        arrived = Spawn.decode(message.spawn)
+        spawn.descriptors, spawn.exclusive = arrived.descriptors, arrived.exclusive
+        spawn.foreground = arrived.foreground
+        if guest.terminal is not None and arrived.termios:
+            guest.terminal.set_modes(arrived.termios)
+            spawn.termios = arrived.termios
+        guest.seen = not message.unseen
+        try:
+            self._handover.place(guest, fds)
+        except OSError:
+            # Its node finds out that something is missing, and says so.
+            for fd in fds:
+                if fd >= 0:
+                    os.close(fd)
+            self._link.post(ImageData(guest.pid, b""))
+            return
+        handles = [item for item in spawn.descriptors if keys.is_handle(item.fd)]
+        for item in handles:
+            # The file service keeps what it needs; the descriptor is no one that home gave.
+            os.close(guest.files.pop(item.fd))
+        spawn.descriptors = [item for item in spawn.descriptors if not keys.is_handle(item.fd)]
+        self._files.barrier()
+        numbers = [item.ref for item in handles]
+        self._link.post(Complete(spawn.encode(), numbers, message.cpu_us))
+        for item, unread, unwritten in zip(spawn.descriptors, message.unread, message.unwritten):
+            if item.kind != FD_FILE:
+                self._streams.go_on_with(item.ref, unread, unwritten)
+        if guest.terminal is not None and message.typed:
+            self._streams.deliver(StreamData(guest.terminal.number, message.typed))
+
+    def _stands(self, guest: Guest, tag: int, reply: Message) -> None:
+        endpoint = guest.session.endpoint
+        if isinstance(reply, Error):
+            self._forget(guest)
+            if self._guests.holds(guest):
+                self._guests.drop(guest)
+            self._guests.on_departed(guest.pid)
+        elif not isinstance(reply, Spawned):
+            raise RemoteProtocolError(f"{type(reply).__name__} in answer to Restore")
+        endpoint.reply(tag, reply)
+
+    # images
+
+    def _image(self, message: ImageData) -> None:
+        outgoing = self._outgoing.get(message.body)
+        if outgoing is not None:
+            outgoing.put(message.data)
+
+    def _taken(self, message: ImageTaken) -> None:
+        incoming = self._incoming.get(message.body)
+        if incoming is not None:
+            incoming.taken(message.bytes)
+
+    def _forget(self, guest: Guest) -> None:
+        outgoing = self._outgoing.pop(guest.pid, None)
+        if outgoing is not None:
+            outgoing.close()
+        incoming = self._incoming.pop(guest.pid, None)
+        if incoming is not None:
+            incoming.close()
+
+    def close(self) -> None:
+        """Let go of all images."""
+        for outgoing in self._outgoing.values():
+            outgoing.close()
+        for incoming in self._incoming.values():
+            incoming.close()
+
+
+def _error(error: OSError) -> Error:
+    text = error.strerror or str(error)
+    return Error(error.errno or errno.EIO, text.encode(errors="surrogateescape"))

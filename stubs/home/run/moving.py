@@ -1,0 +1,286 @@
+"""Moving bodies from node to node, at the daemon's word; mrun conducts, the bytes pass it by.
+
+Two nodes and one body: the source freezes it and keeps it whole, until the destination has it, held
+as well. Only mrun decides which of the two goes on, once, so that it is never both: the destination
+if it says that all is there, else the source. If both are lost before that the body is lost.
+
+    source        Leave ────────────▶ stands still: Left            Depart
+    destination         Prepare (the image comes) ── Arrive ── Spawned ── Resume
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+
+from stubs.home.run.links import was_lost
+from stubs.home.run.options import HOME
+from stubs.migration import keys
+from stubs.wire.codec import Descriptor
+from stubs.wire.messages import (
+    FD_FILE,
+    FD_TTY,
+    Arrive,
+    Depart,
+    Departed,
+    Error,
+    Kill,
+    Leave,
+    Left,
+    Moved,
+    Prepare,
+    Resume,
+    Signal,
+    Spawn,
+    Spawned,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stubs.home.run.body import Body
+    from stubs.home.run.links import Connection, Links
+    from stubs.wire.codec import Message
+    from stubs.wire.messages import Move
+
+
+class Journey:
+    """One body on its way from one node to another."""
+
+    def __init__(
+        self,
+        body: Body,
+        source: Connection,
+        destination: Connection,
+        node: str,
+        lively: bool,
+        done: Callable[[Message], None],
+    ) -> None:
+        """Begin; `done` gets Moved, or Error with the reason why it goes on where it was."""
+        assert body.departure.capture is not None
+        self._body = body
+        self._source = source
+        self._destination = destination
+        self._node = node
+        self._done = done
+        self._began = time.monotonic_ns()
+        self._resumed_ns = 0
+        self._spawn = body.departure.capture.spawn
+        self._left: Left | None = None
+        self._refusal: Error | None = None  # of the destination
+        self._prepared = False
+        self._over = False
+        ours, self._image = socket.socketpair()
+        # The keys typed at a terminal go to one place only, so that one is joined when it is free.
+        if not self._spawn.termios:
+            self._prepare()
+        source.request(Leave(body.pid, int(lively)), self._told, [ours.detach()])
+
+    # on the way
+
+    def _prepare(self) -> None:
+        self._prepared = True
+        spawn = self._copy([each for each in self._spawn.descriptors if each.kind == FD_TTY])
+        fds = [self._body.departure.copy_of(item.fd) for item in spawn.descriptors]
+        given = [(item, fd) for item, fd in zip(spawn.descriptors, fds) if fd is not None]
+        spawn.descriptors = [item for item, _ in given]
+        carried = [*[fd for _, fd in given], self._image.detach()]
+        self._destination.request(Prepare(spawn.encode()), self._stands, carried)
+
+    def _copy(self, descriptors: list[Descriptor]) -> Spawn:
+        """Return what the node must know of the body, with these descriptors."""
+        spawn = Spawn.decode(self._spawn.encode())
+        spawn.descriptors = descriptors
+        return spawn
+
+    def _told(self, reply: Message) -> None:
+        """Hear that the body stands still, or why it does not."""
+        handles = self._source.reply_fds if isinstance(reply, Left) else []
+        if self._body.ended or not isinstance(reply, Left):
+            for fd in handles:
+                os.close(fd)
+            self._call_off()
+            error = reply if isinstance(reply, Error) else Error(errno.ESRCH, b"it has ended")
+            self._finish(error)
+            return
+        self._left = reply
+        self._body.hold()
+        self._source.bodies.pop(self._body.pid, None)
+        if self._refusal is not None:
+            for fd in handles:
+                os.close(fd)
+            self._go_back()
+            return
+        if not self._prepared:
+            self._prepare()
+        self._arrive(reply, handles)
+
+    def _arrive(self, left: Left, handles: list[int]) -> None:
+        """Hand over what the body has at home."""
+        departure = self._body.departure
+        items: list[Descriptor] = []
+        fds: list[int] = []
+        unread: list[bytes] = []
+        unwritten: list[bytes] = []
+        for key, name, to_read, to_write in zip(left.keys, left.fds, left.unread, left.unwritten):
+            fd = departure.copy_of(name)
+            if fd is not None:
+                items.append(departure.descriptor(name)._replace(fd=key, share=-1))
+                fds.append(fd)
+                unread.append(to_read)
+                unwritten.append(to_write)
+        for index, fd in enumerate(handles):
+            items.append(Descriptor(keys.of_handle(index), FD_FILE, 0, os.O_RDWR, 0, -1, b""))
+            fds.append(fd)
+        spawn = self._copy(items)
+        exclusive = set(self._spawn.exclusive)
+        names = dict(zip(left.keys, left.fds))
+        spawn.exclusive = [
+            item.fd
+            for item in items
+            if item.fd in names and departure.descriptor(names[item.fd]).fd in exclusive
+        ]
+        spawn.foreground, spawn.termios = left.foreground, left.termios
+        self._destination.post(
+            Arrive(
+                spawn=spawn.encode(),
+                unread=unread,
+                unwritten=unwritten,
+                typed=left.typed,
+                cpu_us=left.cpu_us,
+                unseen=left.unseen,
+            ),
+            fds,
+        )
+        self._destination.flush()
+
+    def _stands(self, reply: Message) -> None:
+        """Hear that the body is there, whole and held, or that it cannot be."""
+        if self._over:
+            return
+        if isinstance(reply, Spawned) and self._left is not None:
+            self._commit(self._left)
+        else:
+            self._refusal = reply if isinstance(reply, Error) else Error(errno.EPROTO, b"too early")
+            if self._left is not None:
+                self._go_back()
+
+    # the decision
+
+    def _commit(self, left: Left) -> None:
+        """Let it go on there; from here on it lives nowhere else."""
+        body, departure = self._body, self._body.departure
+        self._over = True
+        departure.rename(dict(zip(left.keys, left.fds)))
+        departure.connection = self._destination
+        self._destination.bodies[body.pid] = body
+        body.moved(self._node)
+        self._destination.request(Resume(body.pid), self._resumed)
+        self._source.request(Depart(body.pid), self._departed)
+
+    def _resumed(self, reply: Message) -> None:
+        self._resumed_ns = time.monotonic_ns()
+        assert self._left is not None
+        self._signal(self._left.signals)
+        self._body.resume(self._destination.post)
+
+    def _departed(self, reply: Message) -> None:
+        """Hear that the source is rid of it; a source that is lost is rid of it, too."""
+        left = self._left
+        assert left is not None
+        count = 0
+        if isinstance(reply, Departed):
+            count = reply.bytes
+            self._signal(reply.signals)
+        end = self._resumed_ns or time.monotonic_ns()
+        self._finish(
+            Moved(
+                pid=self._body.pid,
+                node=os.fsencode(self._node),
+                frozen_us=max(0, end - left.standing_ns) // 1000,
+                wall_us=(time.monotonic_ns() - self._began) // 1000,
+                bytes=count,
+            )
+        )
+
+    def _signal(self, signals: list[int]) -> None:
+        for signo, scope in zip(signals[::2], signals[1::2]):
+            self._destination.post(Signal(self._body.pid, signo, scope))
+
+    def _go_back(self) -> None:
+        """Let it go on where it was."""
+        self._over = True
+        self._source.bodies[self._body.pid] = self._body
+        self._source.request(Resume(self._body.pid), self._went_back)
+
+    def _went_back(self, reply: Message) -> None:
+        body, refusal = self._body, self._refusal
+        assert refusal is not None
+        assert self._left is not None
+        signals = self._left.signals
+        if was_lost(reply):
+            text = reply.text.decode(errors="replace") if isinstance(reply, Error) else ""
+            body.resume(lambda message: None)
+            body.link_lost(f"{text}, while it moved")
+        else:
+            for signo, scope in zip(signals[::2], signals[1::2]):
+                self._source.post(Signal(body.pid, signo, scope))
+            body.resume(self._source.post)
+        self._finish(refusal)
+
+    def _call_off(self) -> None:
+        """Leave nothing of it at its destination: it does not come."""
+        self._over = True
+        if self._prepared:
+            self._destination.post(Kill(self._body.pid))
+        else:
+            self._image.close()
+
+    def _finish(self, answer: Message) -> None:
+        self._done(answer)
+
+
+class Moving:
+    """All moves of one mrun."""
+
+    def __init__(self, links: Links, bodies: dict[int, Body]) -> None:
+        """`bodies` are those that run now, by pid."""
+        self._links = links
+        self._bodies = bodies
+        self._journeys: dict[int, Journey] = {}
+        # Called with a body, where it was, the daemon's word, and how it went.
+        self.on_moved: Callable[[Body, str, Move, Moved], None] = lambda *_: None
+
+    def ordered(self, move: Move, fds: list[int], answer: Callable[[Message], None]) -> None:
+        """Do what the daemon says; `answer` gets Moved or Error."""
+        node = os.fsdecode(move.node)
+        for fd in fds:
+            self._links.adopt(node, socket.socket(fileno=fd))
+        body = self._bodies.get(move.pid)
+        destination = self._links.to(node)
+        problem = ""
+        if body is None or body.departure.connection is None:
+            problem = "it does not run on a node"
+        elif move.pid in self._journeys:
+            problem = "it is about to move already"
+        elif body.departure.node == node or node == HOME:
+            problem = f"it runs on {node}"
+        elif destination is None:
+            problem = f"{node} is lost"
+        if problem or body is None or destination is None:
+            answer(Error(errno.EINVAL, problem.encode()))
+            return
+        former = body.departure.node
+        source = body.departure.connection
+        assert source is not None
+
+        def done(reply: Message) -> None:
+            self._journeys.pop(move.pid, None)
+            if isinstance(reply, Moved):
+                self.on_moved(body, former, move, reply)
+            answer(reply)
+
+        self._journeys[move.pid] = Journey(body, source, destination, node, bool(move.lively), done)

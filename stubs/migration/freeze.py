@@ -1,0 +1,163 @@
+"""Freezing: every thread of a tree of processes seized and stopped, and let go again.
+
+While a tree is frozen nothing of it runs, so what proc(5) tells of it stays true. `thaw` lets it
+go on as if nothing had been.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from stubs.migration.proc import Stat, descendants, read_stat, threads
+from stubs.migration.reasons import Unmovable, reason
+from stubs.migration.tracee import WALL, Tracee, TraceeGoneError
+
+# Rounds of looking for threads, or processes, that were made while we stopped the others.
+_ROUNDS = 100
+
+
+class Stopped:
+    """A process whose threads are stopped, the leader first."""
+
+    def __init__(self, pid: int) -> None:
+        """Begin with no thread stopped."""
+        self.pid = pid
+        self.threads: list[Tracee] = []
+
+    @property
+    def leader(self) -> Tracee:
+        """The thread whose id is the process's."""
+        return self.threads[0]
+
+    def stop(self) -> None:
+        """Seize and stop all threads."""
+        for _ in range(_ROUNDS):
+            known = {thread.tid for thread in self.threads}
+            new = [tid for tid in threads(self.pid) if tid not in known]
+            if not new:
+                break
+            self._stop([Tracee(tid, self.pid) for tid in new])
+        else:
+            raise Unmovable(reason("changing", self.pid, "makes threads faster than they stop"))
+        if not self.threads or self.leader.tid != self.pid:
+            raise Unmovable(reason("dead_leader", self.pid, "has lost its first thread"))
+        for thread in self.threads:
+            thread.begin()
+
+    def _stop(self, new: list[Tracee]) -> None:
+        seized = []
+        for thread in new:
+            try:
+                thread.seize()
+                seized.append(thread)
+            except ProcessLookupError:
+                continue  # it has ended
+            except PermissionError as error:
+                if _has_ended(self.pid, thread.tid):
+                    continue
+                raise Unmovable(reason("ptraced", self.pid, "may not be traced")) from error
+        self.threads += seized
+        for thread in seized:
+            try:
+                thread.interrupt()
+                thread.stop()
+            except TraceeGoneError:
+                self.threads.remove(thread)
+            except TimeoutError as error:
+                raise Unmovable(reason("not_stopping", self.pid, "does not stop")) from error
+
+    def detach(self) -> None:
+        """Let every thread go on as it was."""
+        for thread in self.threads:
+            thread.detach()
+
+
+class Frozen:
+    """A tree that is stopped: `processes`, and `zombies` among them; parents before children."""
+
+    def __init__(self, pids: list[int]) -> None:
+        """Stop these and all that descend from them; Unmovable when that cannot be."""
+        self.processes: dict[int, Stopped] = {}
+        self.stats: dict[int, Stat] = {}
+        self.zombies: list[int] = []
+        try:
+            self._freeze(pids)
+        except BaseException:
+            self.thaw()
+            raise
+
+    def _freeze(self, pids: list[int]) -> None:
+        for _ in range(_ROUNDS):
+            found = descendants(pids)
+            new = [pid for pid in found if pid not in self.processes and pid not in self.zombies]
+            if not new:
+                break
+            for pid in new:
+                self._stop(pid)
+        else:
+            raise Unmovable(reason("changing", pids[0], "makes processes faster than they stop"))
+        self.stats = {pid: read_stat(pid) for pid in found}
+        if pids[0] not in self.processes:
+            raise Unmovable(reason("ended", pids[0], "has ended"))
+        self.pids = found
+
+    def _stop(self, pid: int) -> None:
+        try:
+            if read_stat(pid).state in "ZX":
+                self.zombies.append(pid)
+                return
+            process = self.processes[pid] = Stopped(pid)
+            process.stop()
+        except (FileNotFoundError, ProcessLookupError, TraceeGoneError):
+            # It has ended before it was stopped: a zombie, or seen no more.
+            self.processes.pop(pid, None)
+
+    def put_back(self) -> None:
+        """Make every thread what it was, still stopped."""
+        for process in self.processes.values():
+            for thread in process.threads:
+                if thread.regs:
+                    thread.put_back()
+
+    def thaw(self) -> None:
+        """Let all go on; those that were killed meanwhile end."""
+        for process in self.processes.values():
+            for thread in process.threads:
+                try:
+                    if thread.regs:
+                        thread.put_back()
+                except (ProcessLookupError, TraceeGoneError):
+                    pass  # killed
+            process.detach()
+        self.processes.clear()
+
+    def kill(self) -> None:
+        """Kill all, children first, and wait until nothing of them runs."""
+        for pid in reversed(list(self.processes)):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # killed before
+        for process in reversed(list(self.processes.values())):
+            for thread in reversed(process.threads):
+                _wait_end(thread.tid)
+        self.processes.clear()
+
+
+def _wait_end(tid: int) -> None:
+    while True:
+        try:
+            _, status = os.waitpid(tid, WALL)
+        except ChildProcessError:
+            return
+        if not os.WIFSTOPPED(status):
+            return
+
+
+def _has_ended(pid: int, tid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/task/{tid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in b"ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True

@@ -1,0 +1,188 @@
+"""Memory in blocks: which pages of a process are its own, read, packed, unpacked and written.
+
+Own are the pages that no file has: anonymous ones, and those of private mappings that were written
+to. A block is at most BLOCK_BYTES, of many ranges; each is compressed if a sample of it says that
+this pays.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import zlib
+from array import array
+
+from stubs.abi.mman import PAGE_SIZE
+from stubs.abi.pagemap import (
+    PAGE_IS_FILE,
+    PAGE_IS_PFNZERO,
+    PAGE_IS_PRESENT,
+    PAGE_IS_SWAPPED,
+    PM_FILE,
+    PM_PRESENT,
+    PM_SWAP,
+    Scan,
+)
+from stubs.abi.uio import process_vm_readv, process_vm_writev
+from stubs.migration import zstd
+from stubs.migration.errors import RestoreError
+from stubs.migration.stream import BLOCK_BYTES, RAW, ZLIB, ZSTD, Pages
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    Range = tuple[int, int]  # start and bytes
+
+# Below what process_vm_readv takes at once, and fewer than pages in a block.
+_MOST_RANGES = 512
+
+# How much of a block is compressed to see whether it pays, and what pays.
+_SAMPLE_BYTES = 32 << 10
+_PAYS = 0.8
+
+# How many entries of a pagemap are read at once where it cannot be scanned.
+_ENTRIES = 1 << 16
+
+
+class OwnPages:
+    """Finds the pages that are a process's own."""
+
+    def __init__(self, pid: int) -> None:
+        """Open its pagemap."""
+        self._fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        self._scan = Scan(0, PAGE_IS_FILE | PAGE_IS_PFNZERO, PAGE_IS_PRESENT | PAGE_IS_SWAPPED)
+        self._scans = True
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._fd)
+
+    def find(self, start: int, end: int) -> list[Range]:
+        """Return the ranges of own pages between two addresses."""
+        if self._scans:
+            try:
+                return [(at, to - at) for at, to in self._scan.run(self._fd, start, end)]
+            except OSError:
+                self._scans = False  # before Linux 6.7
+        return list(self._read(start, end))
+
+    def _read(self, start: int, end: int) -> Iterator[Range]:
+        first = 0
+        for piece in range(start, end, _ENTRIES * PAGE_SIZE):
+            count = min(_ENTRIES, (end - piece) // PAGE_SIZE)
+            entries = array("Q", os.pread(self._fd, 8 * count, piece // PAGE_SIZE * 8))
+            for number, entry in enumerate(entries):
+                at = piece + number * PAGE_SIZE
+                own = entry & (PM_PRESENT | PM_SWAP) and not entry & PM_FILE
+                if own and not first:
+                    first = at
+                elif not own and first:
+                    yield first, at - first
+                    first = 0
+        if first:
+            yield first, end - first
+
+
+def blocks(ranges: Iterable[Range]) -> Iterator[list[Range]]:
+    """Cut and gather ranges, so that each list is one block."""
+    block: list[Range] = []
+    room = BLOCK_BYTES
+    for start, left in ranges:
+        while left:
+            size = min(left, room)
+            block.append((start, size))
+            start, left, room = start + size, left - size, room - size
+            if not room or len(block) == _MOST_RANGES:
+                yield block
+                block, room = [], BLOCK_BYTES
+    if block:
+        yield block
+
+
+class Packer:
+    """Compresses blocks where it pays."""
+
+    def __init__(self, use_zstd: bool) -> None:
+        """Use zstd if the other side has it, and we do."""
+        self._zstd = zstd.load() if use_zstd else None
+
+    def pack(self, data: bytes) -> tuple[int, bytes]:
+        """Return (encoding, bytes)."""
+        sample = data[:_SAMPLE_BYTES]
+        if len(zlib.compress(sample, 1)) > _PAYS * len(sample):
+            return RAW, data
+        if self._zstd is not None:
+            return ZSTD, self._zstd.compress(data)
+        return ZLIB, zlib.compress(data, 1)
+
+
+class Unpacker:
+    """The other end of a Packer."""
+
+    def __init__(self) -> None:
+        """Be ready for every encoding that this machine knows."""
+        self._zstd = zstd.load()
+
+    def unpack(self, encoding: int, size: int, data: bytes) -> bytes:
+        """Return the `size` bytes of a block. RestoreError when it is broken."""
+        if not 0 < size <= BLOCK_BYTES:
+            raise RestoreError(f"a block of {size} bytes")
+        try:
+            if encoding == ZLIB:
+                # No more than is wanted, whatever it would become.
+                data = zlib.decompressobj().decompress(data, size)
+            elif encoding == ZSTD and self._zstd is not None:
+                data = self._zstd.decompress(data, size)
+            elif encoding != RAW:
+                raise RestoreError(f"a block in encoding {encoding}, which is not known here")
+        except (zlib.error, ValueError) as error:
+            raise RestoreError(f"a block is broken: {error}") from error
+        if len(data) != size:
+            raise RestoreError("a block is shorter than it says")
+        return data
+
+
+class MemoryReader:
+    """Reads blocks of a stopped process, those pages too that it may not read itself."""
+
+    def __init__(self, pid: int) -> None:
+        """Take a buffer for one block."""
+        self._pid = pid
+        self._buffer = ctypes.create_string_buffer(BLOCK_BYTES)
+        self._memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._memory)
+
+    def read(self, block: list[Range]) -> bytes:
+        """Return what is in a block; OSError when some of it is not there."""
+        total = sum(size for _, size in block)
+        try:
+            done = process_vm_readv(self._pid, ctypes.addressof(self._buffer), block)
+        except OSError:
+            done = 0
+        if done == total:
+            return ctypes.string_at(self._buffer, total)
+        return b"".join([self._read(start, size) for start, size in block])
+
+    def _read(self, start: int, size: int) -> bytes:
+        data = os.pread(self._memory, size, start)
+        if len(data) < size:
+            raise OSError(14, os.strerror(14))
+        return data
+
+
+def write_pages(pid: int, message: Pages, data: bytes) -> None:
+    """Put a block into a process. RestoreError when it does not fit there."""
+    ranges = list(zip(message.ranges[::2], message.ranges[1::2]))
+    if len(ranges) > _MOST_RANGES or sum(size for _, size in ranges) != len(data):
+        raise RestoreError("the ranges of a block do not fit it")
+    buffer = ctypes.create_string_buffer(data, len(data))
+    try:
+        done = process_vm_writev(pid, ctypes.addressof(buffer), ranges)
+    except OSError as error:
+        raise RestoreError(f"memory cannot be written: {error.strerror}") from error
+    if done != len(data):
+        raise RestoreError("a block is for memory that is not there")

@@ -1,0 +1,145 @@
+"""The source of a migration: a tree that is frozen, sent, and then killed or let go on.
+
+Runs in a process that has the capsule's pids before it and may trace what is there.
+"""
+
+from __future__ import annotations
+
+import platform
+
+from stubs.migration import stream
+from stubs.migration.areas import SPECIAL, is_shared
+from stubs.migration.capture import capture, record_zombie, settle
+from stubs.migration.cpu import cpu_flags
+from stubs.migration.files import Opens
+from stubs.migration.freeze import Frozen
+from stubs.migration.image import FORMAT, Image, Process
+from stubs.migration.pages import MemoryReader, OwnPages, Packer, blocks
+from stubs.migration.proc import read_vmas
+from stubs.migration.reasons import Unmovable, reason
+from stubs.migration.vdso import parts_of, read_vdso
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stubs.migration.proc import Vma
+    from stubs.migration.stream import Write
+
+
+class Source:
+    """A tree of processes: `pids` (the body first), which is to leave."""
+
+    def __init__(
+        self,
+        pids: list[int],
+        outside: dict[bytes, int],
+        inherited: list[tuple[int, int, int]] | None = None,
+        zstd: bool = False,
+    ) -> None:
+        """Note whom; `outside` and `inherited` are what stubs.migration.files.Opens takes.
+
+        `zstd`: the destination can decompress it (stubs.migration.zstd.load).
+        """
+        self.pids = pids
+        self.orphans: list[int] = []
+        self.cpu_us = 0
+        self.bytes = 0  # of memory that was sent, as it is in the processes
+        self._outside, self._inherited = outside, inherited
+        self._packer = Packer(zstd)
+        self._frozen: Frozen | None = None
+        self._vmas: dict[int, list[Vma]] = {}
+
+    def freeze(self) -> None:
+        """Stop the tree and find out what it is.
+
+        Raises Unmovable; the tree then goes on as before.
+        """
+        frozen = Frozen(self.pids)
+        try:
+            self._collect(frozen)
+        except (FileNotFoundError, ProcessLookupError) as error:
+            frozen.thaw()
+            raise Unmovable(reason("ended", self.pids[0], f"has been killed: {error}")) from error
+        except BaseException:
+            frozen.thaw()
+            raise
+        self._frozen = frozen
+        self.pids = frozen.pids
+
+    def _collect(self, frozen: Frozen) -> None:
+        living = list(frozen.processes)
+        for pid, process in frozen.processes.items():
+            self._vmas[pid] = read_vmas(pid)
+            settle(process, self._vmas[pid])
+        opens = self._opens = Opens(living, self._outside, self._inherited)
+        processes = []
+        for pid in frozen.pids:
+            stat = frozen.stats[pid]
+            ppid = stat.ppid if stat.ppid in frozen.processes else 0
+            if pid in frozen.processes:
+                vmas = self._vmas[pid]
+                processes.append(capture(frozen.processes[pid], stat, ppid, vmas, opens))
+            else:
+                processes.append(record_zombie(stat, ppid))
+            self.cpu_us += stat.own_us + stat.children_us
+        self.orphans = opens.orphans
+        frozen.put_back()
+        self._processes = processes
+        self.image = self._image(processes, frozen.pids[0])
+
+    def _image(self, processes: list[Process], pid: int) -> Image:
+        parts = parts_of(self._vmas[pid])
+        return Image(
+            format=FORMAT,
+            release=platform.release().encode(),
+            cpu_flags=cpu_flags(),
+            xstate_bytes=0,
+            vdso=read_vdso(pid, parts),
+            vdso_parts=[size for _, size in parts],
+            processes=[process.encode() for process in processes],
+            opens=[each.encode() for each in self._opens.opens],
+            shared=[each.encode() for each in self._opens.shared],
+        )
+
+    def send(self, write: Write) -> None:
+        """Write everything that is still missing; the tree must be frozen."""
+        self._send_head(write)
+        stream.send(write, self.image)
+        for index, process in enumerate(self._processes):
+            if not process.zombie:
+                self._send_pages(write, index, process.pid)
+        stream.send(write, stream.End(len(self._processes)))
+
+    def _send_head(self, write: Write) -> None:
+        first = self._processes[0]
+        executable = self._opens.opens[first.exe]
+        used = {fd for process in self._processes for fd in process.descriptors[::3]}
+        control = next(fd for fd in range(1000, 0, -1) if fd not in used)
+        head = stream.Head(FORMAT, first.pid, executable.path, executable.handle, control)
+        stream.send(write, head)
+
+    def _send_pages(self, write: Write, index: int, pid: int) -> None:
+        own, reader = OwnPages(pid), MemoryReader(pid)
+        try:
+            private = [
+                vma for vma in self._vmas[pid] if vma.path not in SPECIAL and not is_shared(vma)
+            ]
+            found = [each for vma in private for each in own.find(vma.start, vma.end)]
+            for block in blocks(found):
+                data = reader.read(block)
+                encoding, packed = self._packer.pack(data)
+                ranges = [number for each in block for number in each]
+                stream.send(write, stream.Pages(index, encoding, len(data), ranges, packed))
+                self.bytes += len(data)
+        finally:
+            own.close()
+            reader.close()
+
+    def thaw(self) -> None:
+        """Let the tree go on here, as if nothing had been."""
+        if self._frozen is not None:
+            self._frozen.thaw()
+
+    def kill(self) -> None:
+        """Remove the tree: it lives elsewhere."""
+        if self._frozen is not None:
+            self._frozen.kill()

@@ -1,0 +1,40 @@
+"""The stub: a process with the pid of one that is to be restored, and nothing of it yet.
+
+The ghost that is to be its parent clones it. It waits on its control socket for the path of a
+program, so that it can be seized before, and executes that: it gives it its name in proc(5) and
+fresh memory, all of which is taken away again before the first instruction.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+
+from stubs.abi import x86_64 as nr
+from stubs.abi.calls import MAY_FAIL, Calls
+from stubs.abi.sched import ADDR_NO_RANDOMIZE
+from stubs.abi.unistd import Strings
+
+_PATH_MAX = 4096
+
+
+def add_calls(calls: Calls, control: int, number: int) -> None:
+    """Add to what a child of a ghost does that it becomes a stub; the last call is execve(2).
+
+    `control` is the child's end of a stream socket, close-on-exec like all descriptors of a ghost;
+    it becomes `number`. Groups and terminal are to be set before. To be used with Calls.start.
+    If the other end is closed before a path has come nothing is executed: the stub ends.
+    """
+    path = ctypes.create_string_buffer(_PATH_MAX)
+    argv = Strings([b"mlaunch: stub"])
+    env = Strings([])
+    calls.keep((path, argv, env))
+    if control == number:
+        # dup2(2) would leave it close-on-exec.
+        calls.add(nr.NR_fcntl, number, fcntl.F_SETFD, 0)
+    else:
+        calls.add(nr.NR_dup2, control, number)
+    # What is mapped where must not depend on chance: see stubs.migration.rebuild.
+    calls.add(nr.NR_personality, ADDR_NO_RANDOMIZE, flags=MAY_FAIL)
+    calls.add(nr.NR_read, number, ctypes.addressof(path), _PATH_MAX - 1)
+    calls.add(nr.NR_execve, ctypes.addressof(path), argv.address, env.address)

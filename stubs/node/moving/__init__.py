@@ -1,0 +1,1 @@
+"""Bodies that leave this node or arrive on it."""

@@ -1,0 +1,353 @@
+"""Bodies that leave this node: frozen, told to home in every detail, and then let go or resumed.
+
+The order of things, after home's Dump: a worker freezes the tree and says Stood; home hears
+Standing, sends nothing more for its streams, and Drain; what the tree has written goes home, what
+it has not read is collected; Parked. The image passes meanwhile. Then the tree waits for Resume or
+Depart, however long that takes: if home is lost the capsule ends, and the tree with it.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from stubs.link.loop import READ
+from stubs.migration import keys
+from stubs.node.capsule.processes import below
+from stubs.node.moving.workers import Worker
+from stubs.wire.messages import (
+    CanMove,
+    Depart,
+    Done,
+    Drain,
+    Dump,
+    Error,
+    Heirlooms,
+    ImageData,
+    ImageTaken,
+    Inherited,
+    Parked,
+    Reasons,
+    Resume,
+    Standing,
+    Stood,
+    Unread,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stubs.link.endpoint import Handler, Link
+    from stubs.link.loop import Loop
+    from stubs.node.capsule.capsule import Capsule
+    from stubs.node.capsule.processes import Process
+    from stubs.node.guests import Guest, Guests
+    from stubs.node.streams.streams import Streams
+    from stubs.node.view.view import View
+    from stubs.wire.codec import Message
+
+# Bytes of an image that may be on their way to home at once, and in one message.
+WINDOW = 4 << 20
+CHUNK = 256 << 10
+
+
+class Leaving:
+    """One body on its way out."""
+
+    def __init__(self, guest: Guest, tag: int) -> None:
+        """`tag` is that of home's request."""
+        self.guest = guest
+        self.tag = tag  # 0 once it is answered
+        self.worker: Worker | None = None
+        self.stood: Stood | None = None
+        self.answer = 0  # the tag of Resume or Depart
+        self.departing = False
+        self.credit = WINDOW
+
+
+class Departures:
+    """All bodies that leave."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        link: Link,
+        view: View,
+        streams: Streams,
+        capsule: Capsule,
+        guests: Guests,
+    ) -> None:
+        """Begin with none."""
+        self._loop = loop
+        self._link = link
+        self._view = view
+        self._streams = streams
+        self._capsule = capsule
+        self._guests = guests
+        self._leaving: dict[int, Leaving] = {}
+
+    def handlers(self) -> dict[type[Message], Handler]:
+        """Return what the node does with home's messages about these."""
+        return {
+            Dump: lambda message, tag, fds: self._dump(message, tag),
+            Drain: lambda message, tag, fds: self._drain(message),
+            CanMove: lambda message, tag, fds: self._examine(message, tag),
+        }
+
+    def holds(self, body: int) -> bool:
+        """Tell whether that body is on its way out."""
+        return body in self._leaving
+
+    def kill(self, body: int) -> None:
+        """Let go of a body that is to be killed."""
+        leaving = self._leaving.get(body)
+        if leaving is not None:
+            self._refuse(leaving, errno.ECANCELED, "it was killed")
+
+    def close(self) -> None:
+        """Let go of all workers."""
+        for leaving in self._leaving.values():
+            if leaving.worker is not None:
+                leaving.worker.close()
+
+    # freezing
+
+    def _dump(self, message: Dump, tag: int) -> None:
+        guest = self._guests.find(message.body)
+        if guest is None or not guest.pid or guest.exit is not None:
+            self._link.reply(tag, Error(errno.ESRCH, b"it does not run here"))
+        elif message.body in self._leaving:
+            self._link.reply(tag, Error(errno.EBUSY, b"it is about to move already"))
+        else:
+            leaving = self._leaving[message.body] = Leaving(guest, tag)
+            lively = bool(message.lively)
+            self._gather(
+                guest,
+                lambda pids, files: self._begin(leaving, pids, files, lively),
+                lambda text: self._refuse(leaving, errno.EBUSY, text),
+            )
+
+    def _gather(
+        self,
+        guest: Guest,
+        then: Callable[[list[int], list[tuple[int, int, int]]], None],
+        refuse: Callable[[str], None],
+    ) -> None:
+        """Find out which processes a body is, and which files it inherited."""
+
+        def counted(processes: list[Process]) -> None:
+            guest.parent.endpoint.request(
+                Inherited(guest.spawn.body), lambda answer: told(answer, processes)
+            )
+
+        def told(answer: Message, processes: list[Process]) -> None:
+            if not isinstance(answer, Heirlooms) or guest.exit is not None:
+                refuse("it has just ended")
+            elif answer.orphans and answer.bodies > 1:
+                refuse("what it left behind cannot be told from what other bodies left behind")
+            else:
+                pairs = zip(answer.files[::2], answer.files[1::2])
+                files = [(answer.pid, fd, keys.of_file(number)) for number, fd in pairs]
+                roots = [guest.pid, *answer.orphans]
+                descendants = [process.pid for process in below(set(roots), processes)]
+                then([*roots, *descendants], files)
+
+        self._capsule.census(counted)
+
+    def _begin(
+        self, leaving: Leaving, pids: list[int], files: list[tuple[int, int, int]], lively: bool
+    ) -> None:
+        from stubs.node.moving import worker
+
+        outside = self._outside(leaving.guest)
+        try:
+            leaving.worker = Worker(
+                self._loop,
+                self._capsule.init_pid,
+                lambda sock, image: worker.freeze(sock, image, pids, outside, files, lively),
+                {
+                    Stood: lambda message, tag, fds: self._stood(leaving, message),
+                    Unread: lambda message, tag, fds: self._unread(leaving, message),
+                    Error: lambda message, tag, fds: self._refused(leaving, message),
+                },
+                lambda reason: self._worker_lost(leaving, reason),
+            )
+        except OSError as error:
+            self._refuse(leaving, error.errno or errno.EIO, f"no process can look: {error}")
+            return
+        self._loop.watch(leaving.worker.image.fileno(), READ, lambda _: self._pass(leaving))
+
+    def _outside(self, guest: Guest) -> dict[bytes, int]:
+        """Return the key of what leads out of a body, by what /proc/PID/fd shows of it."""
+        outside = dict(guest.links)
+        terminal = guest.session.terminal
+        if terminal is not None:
+            outside[terminal.name] = outside[b"/dev/tty"] = keys.TERMINAL
+        return outside
+
+    def _refused(self, leaving: Leaving, message: Error) -> None:
+        self._refuse(leaving, message.errno, message.text.decode(errors="surrogateescape"))
+
+    def _refuse(self, leaving: Leaving, number: int, text: str) -> None:
+        """Tell home that it goes on here, and why."""
+        self._leaving.pop(leaving.guest.spawn.body, None)
+        if leaving.worker is not None:
+            leaving.worker.close()
+        tag, leaving.tag = leaving.tag, 0
+        if tag:
+            self._link.reply(tag, Error(number, text.encode(errors="surrogateescape")))
+
+    def _worker_lost(self, leaving: Leaving, reason: str) -> None:
+        if leaving.tag:
+            self._refuse(leaving, errno.EIO, "the process that was to freeze it has ended")
+
+    # standing still
+
+    def _stood(self, leaving: Leaving, message: Stood) -> None:
+        leaving.stood = message
+        leaving.guest.standing = True
+        self._streams.send(Standing(leaving.guest.spawn.body))
+
+    def _drain(self, message: Drain) -> None:
+        leaving = self._leaving.get(message.body)
+        if leaving is not None and leaving.worker is not None:
+            leaving.worker.endpoint.post(message)
+
+    def _unread(self, leaving: Leaving, message: Unread) -> None:
+        """See all that the tree wrote sent and taken by home, then tell what it has not read."""
+        guest = leaving.guest
+        unread = dict(zip(message.keys, message.data))
+        self._view.announce_temporaries(0)
+        self._streams.drain(
+            guest.outputs, lambda: self._view.when_written(lambda: self._park(leaving, unread))
+        )
+
+    def _park(self, leaving: Leaving, unread: dict[int, bytes]) -> None:
+        stood, tag = leaving.stood, leaving.tag
+        leaving.tag = 0
+        if stood is None or not tag:
+            return
+        guest = leaving.guest
+        streams = [key for key in unread if keys.is_stream(key)]
+        terminal = guest.session.terminal
+        foreground, termios, typed = 0, b"", b""
+        if terminal is not None:
+            foreground, termios = terminal.state()
+            if self._guests.alone_at(terminal):
+                typed = terminal.take_typed()
+        self._link.reply(
+            tag,
+            Parked(
+                body=guest.spawn.body,
+                cpu_us=stood.cpu_us + guest.cpu_us,
+                streams=streams,
+                unread=[unread[key] + self._streams.waiting(key) for key in streams],
+                foreground=foreground,
+                termios=termios,
+                typed=typed,
+                handles=stood.handles,
+                signals=[number for held in guest.held for number in (held.signo, held.scope)],
+            ),
+        )
+
+    # the image
+
+    def _pass(self, leaving: Leaving) -> None:
+        """Send what the worker has written of the image, as far as home takes it."""
+        worker = leaving.worker
+        assert worker is not None
+        try:
+            data = worker.image.recv(min(CHUNK, leaving.credit))
+        except BlockingIOError:
+            return
+        leaving.credit -= len(data)
+        if not data or not leaving.credit:
+            self._loop.forget(worker.image.fileno())
+        self._link.post(ImageData(leaving.guest.spawn.body, data))
+
+    def taken(self, message: ImageTaken) -> None:
+        """Send more: so much has gone on."""
+        leaving = self._leaving.get(message.body)
+        if leaving is not None and leaving.worker is not None:
+            leaving.credit = min(leaving.credit + message.bytes, WINDOW)
+            self._loop.watch(leaving.worker.image.fileno(), READ, lambda _: self._pass(leaving))
+
+    # what becomes of it
+
+    def resume(self, message: Resume, tag: int) -> None:
+        """Have it go on here: it has not arrived elsewhere."""
+        leaving = self._leaving.pop(message.body)
+        guest = leaving.guest
+        guest.standing = False
+        held, guest.held = guest.held, []
+        if guest.session.terminal is not None:
+            guest.session.terminal.put_back()
+
+        def went_on() -> None:
+            self._link.reply(tag, Done())
+            for signal in held:
+                guest.parent.endpoint.post(signal)
+
+        self._order(leaving, message, went_on)
+
+    def depart(self, message: Depart, tag: int) -> None:
+        """Destroy it: it goes on elsewhere."""
+        leaving = self._leaving[message.body]
+        leaving.guest.departed = lambda: self._departed(leaving, tag)
+        for key in leaving.guest.links.values():
+            self._streams.abandon(key)
+        self._order(leaving, message, lambda: None)
+
+    def _departed(self, leaving: Leaving, tag: int) -> None:
+        """Nothing is left of it here."""
+        del self._leaving[leaving.guest.spawn.body]
+        self._link.reply(tag, Done())
+
+    def _order(self, leaving: Leaving, message: Message, then: Callable[[], None]) -> None:
+        worker = leaving.worker
+        assert worker is not None
+
+        def done(_: Message) -> None:
+            worker.close()
+            then()
+
+        worker.endpoint.request(message, done)
+
+    # why not
+
+    def _examine(self, message: CanMove, tag: int) -> None:
+        guest = self._guests.find(message.body)
+        if guest is None or not guest.pid:
+            self._link.reply(tag, Reasons([b"not_running"], [b"it does not run here"]))
+            return
+
+        def refuse(text: str) -> None:
+            self._link.reply(tag, Reasons([b"orphans"], [text.encode()]))
+
+        self._gather(guest, lambda pids, _: self._look(guest, pids, tag), refuse)
+
+    def _look(self, guest: Guest, pids: list[int], tag: int) -> None:
+        from stubs.node.moving import worker
+
+        outside = self._outside(guest)
+        told: list[Reasons] = []
+
+        def answer(_: str) -> None:
+            nobody = Reasons([b"unknown"], [b"it could not be looked into"])
+            self._link.reply(tag, told[0] if told else nobody)
+
+        def reasons(message: Reasons, _: int, __: list[int]) -> None:
+            told.append(message)
+            looking.close()
+            answer("")
+
+        try:
+            looking = Worker(
+                self._loop,
+                self._capsule.init_pid,
+                lambda sock, image: worker.examine(sock, pids, outside),
+                {Reasons: reasons},
+                answer,
+            )
+        except OSError:
+            answer("")
