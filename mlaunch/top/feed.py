@@ -103,11 +103,11 @@ class Feed:
             return
 
         def answered(message: Message) -> None:
-            answer = (
-                json.loads(message.text) if isinstance(message, Answer) else {"error": NO_DAEMON}
-            )
-            outcomes: list[dict[str, Any]] = answer.get("outcomes", [])
-            then(said(outcomes[0]) if outcomes else answer["error"])
+            text = NO_DAEMON
+            if isinstance(message, Answer):
+                answer = json.loads(message.text)
+                text = answer["error"] if "error" in answer else said(answer["outcomes"][0])
+            then(text)
 
         question = {"do": "migrate", "pid": pid, "node": node}
         self._daemon.request(Query(VERSION, json.dumps(question).encode()), answered)
