@@ -112,6 +112,8 @@ class Explaining:
             return f"it is being moved to {self._moving.under_way[record]} just now"
         if record.stay:
             return "it was started with --stay: it moves only when told to (mlaunch migrate)"
+        if record.only == {record.place}:
+            return f"it is to run on {record.place} only: it moves only when told to"
         refusal = self._balancing.refusal(record.pid)
         if refusal:
             return f"when it was last tried: {refusal}"

@@ -177,7 +177,9 @@ class Placing:
             return
         program, reason = decision.program, decision.reason
         member = self._inventory.find(decision.node) if decision.node != HOME else None
-        top, stay, only = bool(place.top), bool(place.stay), frozenset(map(_text, place.only))
+        # On that node or not at all: it is not to be anywhere else afterwards either.
+        names = [place.node] if place.node and place.strict else place.only
+        top, stay, only = bool(place.top), bool(place.stay), frozenset(map(_text, names))
         self.journal.decided(client, place.pid, exe, argv, top, decision, stay, only)
         holds = member.holds if member is not None else None
         entry = Entry(
