@@ -22,11 +22,15 @@ PR_GET_NO_NEW_PRIVS = 39
 PR_GET_TID_ADDRESS = 40
 PR_SET_THP_DISABLE = 41
 PR_GET_THP_DISABLE = 42
+PR_CAP_AMBIENT = 47
 PR_SET_MDWE = 65
 PR_GET_MDWE = 66
 PR_TIMER_CREATE_RESTORE_IDS = 77  # Linux 6.16
 
 PR_SET_MM_MAP = 14
+
+PR_CAP_AMBIENT_RAISE = 2
+PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 # struct prctl_mm_map: start_code … env_end, auxv, auxv_size, exe_fd.
 MM_MAP = struct.Struct("=11QQII")

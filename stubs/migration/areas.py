@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     class Opens(Protocol):
         """What stubs.migration.files finds out about the open files of a tree."""
 
-        def descriptors(self, pid: int) -> list[tuple[int, int, int]]:
+        def descriptors(self, pid: int) -> list[tuple[int, int, bool]]:
             """Return (number, index, close-on-exec)."""
 
         def executable(self, pid: int) -> int:
@@ -81,7 +81,7 @@ def is_shared(vma: Vma) -> bool:
     return vma.permissions[3] == "s"
 
 
-def record_areas(pid: int, vmas: list[Vma], opens: Opens) -> list[bytes]:
+def record_areas(pid: int, vmas: list[Vma], opens: Opens) -> list[Area]:
     """Return an Area for each mapping of a process."""
     found = []
     for vma in vmas:
@@ -105,7 +105,7 @@ def record_areas(pid: int, vmas: list[Vma], opens: Opens) -> list[bytes]:
                 open=opened,
                 shared=shared,
                 offset=vma.offset if opened >= 0 or shared >= 0 else 0,
-            ).encode()
+            )
         )
     return found
 

@@ -41,6 +41,7 @@ from stubs.migration.interrupted import (
 )
 from stubs.migration.proc import Vma, read_file, read_status
 from stubs.migration.reasons import Unmovable, reason
+from stubs.migration.shared import look
 from stubs.migration.tracee import REGS, Tracee, read_memory
 from stubs.migration.vdso import parts_of
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from stubs.migration.areas import Opens
     from stubs.migration.freeze import Stopped
     from stubs.migration.proc import Stat
+    from stubs.migration.shared import View
 
 _ACTION_BYTES, _ITIMER_BYTES, _STACK_BYTES = 32, 32, 24
 _SIGNALS = range(1, 65)
@@ -187,10 +189,16 @@ class Questions:
         return found
 
 
-def capture(process: Stopped, stat: Stat, ppid: int, vmas: list[Vma], opens: Opens) -> Process:
-    """Return the record of a process that `settle` has seen. Unmovable if it cannot be moved."""
+def capture(
+    process: Stopped, stat: Stat, ppid: int, vmas: list[Vma], opens: Opens
+) -> tuple[Process, list[View]]:
+    """Return the record of a process that `settle` has seen, and the shared memory it has mapped.
+
+    Raises Unmovable if it cannot be moved.
+    """
     pid = process.pid
     timers = _timers(pid)
+    areas = record_areas(pid, vmas, opens)
     questions = Questions(pid, timers)
     deliverable = {thread.tid: _deliverable(thread) for thread in process.threads}
     for thread in process.threads:
@@ -198,12 +206,14 @@ def capture(process: Stopped, stat: Stat, ppid: int, vmas: list[Vma], opens: Ope
             thread.regs = made_again(thread.regs, thread.regs["orig_rax"])
     with Injection(process, vmas):
         process.leader.run(questions.table)
+        views = look(process.leader, vmas, areas)
         own = [_own_answers(thread, process.leader.scratch) for thread in process.threads]
     for timer, room in zip(timers, questions.timers):
         timer.interval, timer.remaining = (_ns(room.data, at) for at in (0, 16))
     actions = b"".join([room.data for room in questions.actions])
     stat.mm[5] = questions.brk
-    return Process(
+    status = read_status(pid)
+    record = Process(
         pid=pid,
         ppid=ppid,
         pgid=stat.pgid,
@@ -212,7 +222,7 @@ def capture(process: Stopped, stat: Stat, ppid: int, vmas: list[Vma], opens: Ope
         status=0,
         exe=opens.executable(pid),
         cwd=opens.directory(pid),
-        umask=int(read_status(pid)["Umask"], 8),
+        umask=int(status["Umask"], 8),
         personality=questions.personality,
         nice=stat.nice,
         dumpable=questions.dumpable,
@@ -221,18 +231,20 @@ def capture(process: Stopped, stat: Stat, ppid: int, vmas: list[Vma], opens: Ope
         mm=stat.mm,
         auxv=read_file(f"/proc/{pid}/auxv"),
         settings=questions.settings(),
+        capabilities=[int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff")],
         limits=_limits(pid),
         actions=actions,
         pending=ptrace.peeksiginfo(pid, ptrace.PTRACE_PEEKSIGINFO_SHARED),
         itimers=b"".join([room.data for room in questions.itimers]),
         timers=[timer.encode() for timer in timers],
-        areas=record_areas(pid, vmas, opens),
-        descriptors=[number for each in opens.descriptors(pid) for number in each],
+        areas=[area.encode() for area in areas],
+        descriptors=[int(number) for each in opens.descriptors(pid) for number in each],
         threads=[
             _thread(thread, answers, deliverable[thread.tid], actions).encode()
             for thread, answers in zip(process.threads, own)
         ],
     )
+    return record, views
 
 
 def record_zombie(stat: Stat, ppid: int) -> Process:
@@ -255,6 +267,7 @@ def record_zombie(stat: Stat, ppid: int) -> Process:
         mm=[],
         auxv=b"",
         settings=[],
+        capabilities=[],
         limits=[],
         actions=b"",
         pending=[],

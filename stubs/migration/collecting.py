@@ -165,7 +165,7 @@ class Opens:
         if found.kind in (stat.S_IFREG, stat.S_IFDIR):
             for pid, fd, key in self._inherited:
                 if is_same_file(pid, fd, found.pid, found.fd):
-                    return found.record(OPEN_OUTSIDE, ref=key, path=found.text)
+                    return found.record(OPEN_OUTSIDE, ref=key, path=found.text, offset=found.offset)
             if self._memory.has(found):
                 seals = self._with_copy(found, memory.seals_of)
                 ref = self._memory.index(found, seals)

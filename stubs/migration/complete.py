@@ -8,8 +8,11 @@ import struct
 
 from stubs.abi import ptrace
 from stubs.abi import x86_64 as nr
+from stubs.abi.capability import HEADER, pack
 from stubs.abi.prctl import (
     MM_MAP,
+    PR_CAP_AMBIENT,
+    PR_CAP_AMBIENT_CLEAR_ALL,
     PR_GET_CHILD_SUBREAPER,
     PR_GET_NO_NEW_PRIVS,
     PR_GET_PDEATHSIG,
@@ -40,6 +43,7 @@ from stubs.migration.cpu import fit_xstate
 from stubs.migration.errors import RestoreError
 from stubs.migration.executor import Room, Table
 from stubs.migration.image import Thread, Timer
+from stubs.migration.proc import read_status
 from stubs.migration.tracee import NO_CALL, REGS, Tracee
 
 TYPE_CHECKING = False
@@ -168,7 +172,13 @@ def make_threads(stub: Stub, threads: list[Thread]) -> None:
         stub.threads.append(born)
 
 
-def set_thread(tracee: Tracee, thread: Thread) -> None:
+def own_capabilities(pid: int, process: Process) -> list[int]:
+    """Return the sets that it had, as far as its stub has them."""
+    most = int(read_status(pid)["CapPrm"], 16)
+    return [each & most for each in process.capabilities]
+
+
+def set_thread(tracee: Tracee, thread: Thread, capabilities: list[int]) -> None:
     """Have a thread set what is its own."""
     table = Table()
     table.call(nr.NR_set_tid_address, thread.clear_tid)
@@ -182,6 +192,9 @@ def set_thread(tracee: Tracee, thread: Thread) -> None:
     stack[8] &= ~1
     table.call(nr.NR_sigaltstack, Room(bytes(stack)), 0)
     table.call(nr.NR_prctl, PR_SET_NAME, thread.comm)
+    # Last of what may need them: the stub has more than the program (stubs.migration.stub).
+    table.call(nr.NR_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    table.call(nr.NR_capset, Room(HEADER), Room(pack(*capabilities)))
     for info in thread.pending:
         table.call(nr.NR_rt_tgsigqueueinfo, tracee.pid, tracee.tid, _signo(info), Room(info))
     tracee.run(table)

@@ -11,7 +11,7 @@ import signal
 
 from stubs.migration.proc import Stat, descendants, read_stat, threads
 from stubs.migration.reasons import Unmovable, reason
-from stubs.migration.tracee import WALL, Tracee, TraceeGoneError
+from stubs.migration.tracee import Tracee, TraceeGoneError, wait_end
 
 # Rounds of looking for threads, or processes, that were made while we stopped the others.
 _ROUNDS = 100
@@ -141,18 +141,8 @@ class Frozen:
                 pass  # killed before
         for process in reversed(list(self.processes.values())):
             for thread in reversed(process.threads):
-                _wait_end(thread.tid)
+                wait_end(thread.tid)
         self.processes.clear()
-
-
-def _wait_end(tid: int) -> None:
-    while True:
-        try:
-            _, status = os.waitpid(tid, WALL)
-        except ChildProcessError:
-            return
-        if not os.WIFSTOPPED(status):
-            return
 
 
 def _has_ended(pid: int, tid: int) -> bool:

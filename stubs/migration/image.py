@@ -68,6 +68,7 @@ class Process(Message):
     mm: U64s  # struct prctl_mm_map without auxv and exe_fd: start_code … env_end
     auxv: Blob
     settings: U64s  # pairs (PR_GET_*, value)
+    capabilities: U64s  # inheritable, permitted, effective; a bit for each
     limits: U64s  # pairs of soft and hard, in the order of RLIMIT_*
     actions: Blob  # 64 times struct kernel_sigaction of 32 bytes
     pending: Blobs  # siginfo_t, of the process

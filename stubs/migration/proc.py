@@ -27,7 +27,10 @@ if TYPE_CHECKING:
         mm: list[int]
 
     class Vma(NamedTuple):
-        """A mapping, as /proc/PID/smaps has it; `flags` are the words of VmFlags."""
+        """A mapping, as /proc/PID/smaps has it; `flags` are the words of VmFlags.
+
+        `swapped` tells that some of it is in swap space.
+        """
 
         start: int
         end: int
@@ -37,11 +40,12 @@ if TYPE_CHECKING:
         inode: int
         path: bytes
         flags: frozenset[str]
+        swapped: bool
 else:
     from collections import namedtuple
 
     Stat = namedtuple("Stat", "pid state ppid pgid sid own_us children_us nice status mm")
-    Vma = namedtuple("Vma", "start end permissions offset dev inode path flags")
+    Vma = namedtuple("Vma", "start end permissions offset dev inode path flags swapped")
 
 _TICK_US = 1_000_000 // os.sysconf("SC_CLK_TCK")
 
@@ -101,18 +105,18 @@ def descendants(pids: list[int]) -> list[int]:
 def read_vmas(pid: int, name: str = "smaps") -> list[Vma]:
     """Return the mappings of a process by address; from `maps`, which is fast, without flags."""
     found: list[Vma] = []
+    none: frozenset[str] = frozenset()
     for line in read_file(f"/proc/{pid}/{name}").split(b"\n"):
         if line.startswith(b"VmFlags:"):
             found[-1] = found[-1]._replace(flags=frozenset(line[8:].decode().split()))
+        elif line.startswith(b"Swap:"):
+            found[-1] = found[-1]._replace(swapped=int(line.split()[1]) > 0)
         elif line[:1] in b"0123456789abcdef" and line:
             words = line.split(None, 5)
             start, end = (int(part, 16) for part in words[0].split(b"-"))
             major, minor = (int(part, 16) for part in words[3].split(b":"))
             path = words[5] if len(words) > 5 else b""
-            found.append(
-                Vma(
-                    *(start, end, words[1].decode(), int(words[2], 16)),
-                    *(os.makedev(major, minor), int(words[4]), path, frozenset()),
-                )
-            )
+            offset, dev = int(words[2], 16), os.makedev(major, minor)
+            vma = Vma(start, end, words[1].decode(), offset, dev, int(words[4]), path, none, False)
+            found.append(vma)
     return found

@@ -31,8 +31,9 @@ from stubs.abi.mman import (
 from stubs.migration import vdso
 from stubs.migration.areas import find_code
 from stubs.migration.errors import RestoreError
-from stubs.migration.executor import SCRATCH_BYTES, SYSCALL, Room, Table
+from stubs.migration.executor import ROWS_AT, SCRATCH_BYTES, SYSCALL, Room, Table
 from stubs.migration.image import Area
+from stubs.migration.intervals import without
 from stubs.migration.proc import read_vmas
 from stubs.migration.tracee import Tracee, write_memory
 
@@ -68,7 +69,9 @@ class Stub:
         self.scratch = scratch
         self.threads: list[Tracee] = [leader]
         self.anonymous: list[tuple[int, int]] = []  # private anonymous memory, (start, end)
-        self.fds: dict[int, int] = {}  # index of Image.opens -> number in the stub
+        # Numbers in the stub by index of Image.opens, or by of_shared.
+        self.fds: dict[int, int] = {}
+        self.cleared = False
         self._vdso: list[tuple[int, int]] = []
         self.own_vdso = b""
 
@@ -105,6 +108,24 @@ class Stub:
             raise RestoreError("the vDSO of this kernel is larger than any known")
         self._vdso = vdso.move(table, parts, to)
         self.leader.run(table)
+        self.cleared = True
+
+    def execute(self, path: bytes) -> None:
+        """Have it execute a program; the executor is there again afterwards."""
+        at = self.scratch + ROWS_AT
+        write_memory(self.pid, at, path + b"\0")
+        self.leader.leave(nr.NR_execve, at, 0, 0)
+        self.leader.await_event(ptrace.PTRACE_EVENT_EXEC)
+        self.reach_start()
+        self.start()
+
+    def reach_start(self) -> None:
+        """Go on from the stop for an exec to where calls can be injected."""
+        # In that stop the call has not returned yet.
+        self.leader.interrupt()
+        self.leader.cont()
+        self.leader.await_event(ptrace.PTRACE_EVENT_STOP)
+        self.leader.begin()
 
     def relocate(self, scratch: int) -> None:
         """Move the executor, and the vDSO with it, to another hole."""
@@ -135,7 +156,7 @@ class Stub:
                 raise RestoreError("too many open files for this machine's limit")
             self.fds.update(zip([index for index, _ in piece], got))
 
-    def map_areas(self, areas: list[Area], shared_fds: dict[int, int]) -> None:
+    def map_areas(self, areas: list[Area]) -> None:
         """Map what is not there yet; unmap what is not wanted of what is."""
         wanted = [
             (area.start, area.end)
@@ -152,17 +173,15 @@ class Stub:
             else:
                 missing = [(area.start, area.end)]
             for start, end in missing:
-                self._map(table, area, start, end, shared_fds)
+                self._map(table, area, start, end)
         self.leader.run(table)
         self.anonymous = wanted
 
-    def _map(
-        self, table: Table, area: Area, start: int, end: int, shared_fds: dict[int, int]
-    ) -> None:
+    def _map(self, table: Table, area: Area, start: int, end: int) -> None:
         fd, protection = -1, area.protection
         flags = area.flags & (MAP_SHARED | MAP_PRIVATE | MAP_GROWSDOWN | MAP_NORESERVE)
         if area.shared >= 0:
-            fd = shared_fds[area.shared]
+            fd = self.fds[of_shared(area.shared)]
         elif area.open >= 0:
             fd = self.fds[area.open]
         else:
@@ -211,21 +230,6 @@ class Stub:
         self.leader.scratch_call(nr.NR_munmap, self.scratch, SCRATCH_BYTES)
 
 
-def without(ranges: list[tuple[int, int]], taken: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the parts of ranges (start, end) that no range of `taken` covers; both sorted."""
-    found = []
-    number = 0
-    for start, end in ranges:
-        while number and taken[number - 1][1] > start:
-            number -= 1
-        while number < len(taken) and taken[number][1] <= start:
-            number += 1
-        at, look = start, number
-        while look < len(taken) and taken[look][0] < end:
-            if taken[look][0] > at:
-                found.append((at, taken[look][0]))
-            at = max(at, taken[look][1])
-            look += 1
-        if at < end:
-            found.append((at, end))
-    return found
+def of_shared(index: int) -> int:
+    """Return the key that stands for Image.shared[`index`] among those of Image.opens."""
+    return -1 - index

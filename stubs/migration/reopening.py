@@ -10,7 +10,7 @@ import fcntl
 import os
 
 from stubs.abi.pidfd import pidfd_open
-from stubs.migration import events, memory
+from stubs.migration import events, keys, memory
 from stubs.migration.image import (
     OPEN_DEVICE,
     OPEN_EPOLL,
@@ -179,6 +179,8 @@ class Opened:
         self._given.add(file.ref)
         fd = fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, 0)
         fcntl.fcntl(fd, fcntl.F_SETFL, file.flags & _STATUS_FLAGS)
+        if not keys.is_stream(file.ref):
+            os.lseek(fd, file.offset, os.SEEK_SET)
         return fd
 
     def _pipe(self, file: OpenFile) -> Pipe:

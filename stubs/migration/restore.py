@@ -17,6 +17,7 @@ from stubs.migration.areas import hole
 from stubs.migration.complete import (
     hand_over,
     make_threads,
+    own_capabilities,
     place_descriptors,
     queue_signals,
     raise_limit,
@@ -28,12 +29,13 @@ from stubs.migration.complete import (
 from stubs.migration.cpu import check_flags
 from stubs.migration.errors import RestoreError
 from stubs.migration.executor import Table
+from stubs.migration.family import Family
 from stubs.migration.files import Opened
-from stubs.migration.image import FORMAT, Area, Image, Process, Thread
+from stubs.migration.image import FORMAT, Area, Image, Process, Shared, Thread
 from stubs.migration.pages import Unpacker, write_pages
 from stubs.migration.proc import read_vmas
-from stubs.migration.rebuild import HOLE_BYTES, OPTIONS, Stub
-from stubs.migration.tracee import WALL, CallFailedError, Tracee, TraceeGoneError
+from stubs.migration.rebuild import HOLE_BYTES, OPTIONS, Stub, of_shared
+from stubs.migration.tracee import CallFailedError, Tracee, TraceeGoneError, wait_end
 from stubs.wire.errors import ProtocolError
 
 TYPE_CHECKING = False
@@ -84,13 +86,13 @@ class Restored:
         outside: Callable[[], tuple[dict[int, int], list[bytes]]],
     ) -> None:
         """Have the stub execute its program."""
-        self.pids = [stub_pid]
+        self._stub_pid = stub_pid
         self._read = read
         self._control, self._number = control, head.control
         self._executable = executable
         self._outside = outside
         self._unpacker = Unpacker()
-        self._stubs: list[Stub] = []
+        self._stubs: dict[int, Stub] = {}
         self._processes: list[Process] = []
         self._guarded(lambda: self._begin(stub_pid))
 
@@ -99,7 +101,8 @@ class Restored:
         leader.seize(OPTIONS)
         self._control.sendall(self._executable)
         leader.await_event(ptrace.PTRACE_EVENT_EXEC)
-        self._stubs.append(_stub_after_exec(leader))
+        self._first = self._stubs[pid] = Stub(leader, 0)
+        self._first.reach_start()
 
     def finish(self) -> None:
         """Read the stream to its end; the tree is whole then, and stands still."""
@@ -109,6 +112,7 @@ class Restored:
         handlers = {
             Image: self._take_image,
             stream.Pages: self._take_pages,
+            stream.SharedPages: self._take_shared,
         }
         while True:
             message = stream.receive(self._read)
@@ -136,90 +140,113 @@ class Restored:
         self._processes = [Process.decode(data) for data in image.processes]
         self._areas = [[Area.decode(data) for data in process.areas] for process in self._processes]
         self._opened = Opened(image, *self._outside())
-        for process, areas, stub in zip(self._processes, self._areas, self._stubs):
-            self._lay_out(stub, process, areas)
+        self._start()
+        raise_limit(self._first.pid)
+        self._family = Family(self._processes, self._first, self._execute)
+        self._stubs = self._family.stubs
+        self._family.make()
+        for process, areas in zip(self._processes, self._areas):
+            if process.zombie:
+                self._family.end(process)
+            else:
+                self._lay_out(self._stubs[process.pid], process, areas)
+
+    def _start(self) -> None:
+        """Bring the executor to where no process will have anything."""
+        layouts = [[(vma.start, vma.end) for vma in read_vmas(self._first.pid, "maps")]]
+        for process, areas in zip(self._processes, self._areas):
+            sizes = self._image.vdso_parts
+            layouts.append([(at, at + size) for at, size in zip(process.vdso, sizes)])
+            layouts.append([(area.start, area.end) for area in areas])
+        self._first.scratch = hole(layouts, HOLE_BYTES)
+        self._first.start()
+
+    def _execute(self, stub: Stub, process: Process, parent: Process) -> None:
+        if process.exe == parent.exe and not self._first.cleared:
+            return
+        stub.receive(self._control, self._number, {process.exe: self._opened.fd(process.exe)})
+        stub.execute(b"/proc/self/fd/%d" % stub.fds.pop(process.exe))
 
     def _lay_out(self, stub: Stub, process: Process, areas: list[Area]) -> None:
-        vdsos = [(at, at + size) for at, size in zip(process.vdso, self._image.vdso_parts) if size]
-        layouts = [[(area.start, area.end) for area in areas], vdsos]
-        layouts.append([(vma.start, vma.end) for vma in read_vmas(stub.pid, "maps")])
-        stub.scratch = hole([sorted(each) for each in layouts], HOLE_BYTES)
-        stub.start()
-        raise_limit(stub.pid)
         stub.clear()
         wanted = {area.open for area in areas if area.open >= 0} | {process.cwd}
         wanted |= set(process.descriptors[1::3])
-        stub.receive(
-            self._control, self._number, {index: self._opened.fd(index) for index in wanted}
-        )
-        stub.map_areas(areas, {})
+        fds = {index: self._opened.fd(index) for index in wanted}
+        for index in {area.shared for area in areas if area.shared >= 0}:
+            fds[of_shared(index)] = self._opened.shared_fd(index)
+        stub.receive(self._control, self._number, fds)
+        stub.map_areas(areas)
         stub.put_vdso(self._image, process)
 
     def _take_pages(self, message: Message) -> None:
         assert isinstance(message, stream.Pages)
         data = self._unpacker.unpack(message.encoding, message.size, message.data)
-        write_pages(self._stubs[message.process].pid, message, data)
+        write_pages(self._stubs[self._pid_of(message.process)].pid, message, data)
+
+    def _pid_of(self, index: int) -> int:
+        return self._processes[index].pid
+
+    def _take_shared(self, message: Message) -> None:
+        assert isinstance(message, stream.SharedPages)
+        data = self._unpacker.unpack(message.encoding, message.size, message.data)
+        if message.offset + len(data) > Shared.decode(self._image.shared[message.shared]).bytes:
+            raise RestoreError("a block is for shared memory that is not there")
+        os.pwrite(self._opened.shared_fd(message.shared), data, message.offset)
 
     def _complete(self) -> None:
         if not self._processes:
             raise RestoreError("the image is not in its stream")
-        for process, areas, stub in zip(self._processes, self._areas, self._stubs):
-            threads = [Thread.decode(data) for data in process.threads]
-            table = Table()
-            stub.protect(table, areas)
-            place_descriptors(table, stub, process, self._number)
-            for number, *arguments in self._opened.calls_after(process):
-                table.call(number, *arguments)
-            set_identity(table, process)
-            stub.leader.run(table)
-            make_threads(stub, threads)
-            for tracee, thread in zip(stub.threads, threads):
-                set_thread(tracee, thread)
-            table = Table()
-            start_timers(table, process)
-            queue_signals(table, process)
-            stub.leader.run(table)
-            set_limits(stub.pid, process)
-            stub.unmap_executor()
-            for tracee, thread in zip(stub.threads, threads):
-                hand_over(tracee, thread)
+        self._opened.seal()
+        for process, areas in zip(self._processes, self._areas):
+            if not process.zombie:
+                self._complete_one(self._stubs[process.pid], process, areas)
         self._opened.close()
+
+    def _complete_one(self, stub: Stub, process: Process, areas: list[Area]) -> None:
+        threads = [Thread.decode(data) for data in process.threads]
+        table = Table()
+        stub.protect(table, areas)
+        place_descriptors(table, stub, process, self._number)
+        for number, *arguments in self._opened.calls_after(process):
+            assert isinstance(number, int)
+            table.call(number, *arguments)
+        set_identity(table, process)
+        stub.leader.run(table)
+        make_threads(stub, threads)
+        table = Table()
+        start_timers(table, process)
+        queue_signals(table, process)
+        stub.leader.run(table)
+        capabilities = own_capabilities(stub.pid, process)
+        for tracee, thread in zip(stub.threads, threads):
+            set_thread(tracee, thread, capabilities)
+        set_limits(stub.pid, process)
+        stub.unmap_executor()
+        for tracee, thread in zip(stub.threads, threads):
+            hand_over(tracee, thread)
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes of the tree, the first one first."""
+        return list(self._stubs)
 
     def go(self) -> None:
         """Let the tree run."""
-        for stub, process in zip(self._stubs, self._processes):
+        for process in self._processes:
+            if process.zombie:
+                continue
             if process.stopped:
-                os.kill(stub.pid, signal.SIGSTOP)
-            for thread in stub.threads:
+                os.kill(process.pid, signal.SIGSTOP)
+            for thread in self._stubs[process.pid].threads:
                 thread.detach()
 
     def kill(self) -> None:
         """Remove all of it."""
-        for pid in self.pids:
+        for pid in [self._stub_pid, *self._stubs]:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass  # it has ended
-        for stub in self._stubs:
+        for stub in reversed(list(self._stubs.values())):
             for thread in reversed(stub.threads):
-                _wait_end(thread.tid)
-
-
-def _stub_after_exec(leader: Tracee) -> Stub:
-    """Return a stub that has just executed its program, and stands before its first instruction."""
-    # In the stop for the exec itself nothing can be injected: the call has not returned yet.
-    leader.interrupt()
-    leader.cont()
-    leader.await_event(ptrace.PTRACE_EVENT_STOP)
-    leader.begin()
-    return Stub(leader, 0)
-
-
-def _wait_end(tid: int) -> None:
-    while True:
-        try:
-            _, status = os.waitpid(tid, WALL)
-        except ChildProcessError:
-            return
-        if not os.WIFSTOPPED(status):
-            return
+                wait_end(thread.tid)

@@ -17,11 +17,13 @@ from stubs.migration.image import FORMAT, Image, Process
 from stubs.migration.pages import MemoryReader, OwnPages, Packer, blocks
 from stubs.migration.proc import read_vmas
 from stubs.migration.reasons import Unmovable, reason
+from stubs.migration.shared import Content
 from stubs.migration.vdso import parts_of, read_vdso
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stubs.migration.proc import Vma
+    from stubs.migration.shared import View
     from stubs.migration.stream import Write
 
 
@@ -71,19 +73,23 @@ class Source:
             self._vmas[pid] = read_vmas(pid)
             settle(process, self._vmas[pid])
         opens = self._opens = Opens(living, self._outside, self._inherited)
-        processes = []
+        processes: list[Process] = []
+        views: list[View] = []
         for pid in frozen.pids:
             stat = frozen.stats[pid]
             ppid = stat.ppid if stat.ppid in frozen.processes else 0
             if pid in frozen.processes:
                 vmas = self._vmas[pid]
-                processes.append(capture(frozen.processes[pid], stat, ppid, vmas, opens))
+                record, seen = capture(frozen.processes[pid], stat, ppid, vmas, opens)
+                processes.append(record)
+                views += seen
             else:
                 processes.append(record_zombie(stat, ppid))
             self.cpu_us += stat.own_us + stat.children_us
         self.orphans = opens.orphans
         frozen.put_back()
         self._processes = processes
+        self._content = Content(processes, opens.opens, views)
         self.image = self._image(processes, frozen.pids[0])
 
     def _image(self, processes: list[Process], pid: int) -> Image:
@@ -107,6 +113,8 @@ class Source:
         for index, process in enumerate(self._processes):
             if not process.zombie:
                 self._send_pages(write, index, process.pid)
+        for index in range(len(self._opens.shared)):
+            self._send_shared(write, index)
         stream.send(write, stream.End(len(self._processes)))
 
     def _send_head(self, write: Write) -> None:
@@ -133,6 +141,12 @@ class Source:
         finally:
             own.close()
             reader.close()
+
+    def _send_shared(self, write: Write, index: int) -> None:
+        for offset, data in self._content.read(index):
+            encoding, packed = self._packer.pack(data)
+            stream.send(write, stream.SharedPages(index, encoding, len(data), offset, packed))
+            self.bytes += len(data)
 
     def thaw(self) -> None:
         """Let the tree go on here, as if nothing had been."""

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import os
 
 from stubs.abi import x86_64 as nr
 from stubs.abi.calls import MAY_FAIL, Calls
+from stubs.abi.capability import CAP_SYS_ADMIN, HEADER, pack
+from stubs.abi.prctl import PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE
 from stubs.abi.sched import ADDR_NO_RANDOMIZE
 from stubs.abi.unistd import Strings
+from stubs.migration.proc import read_status
 
 _PATH_MAX = 4096
 
@@ -34,6 +38,13 @@ def add_calls(calls: Calls, control: int, number: int) -> None:
         calls.add(nr.NR_fcntl, number, fcntl.F_SETFD, 0)
     else:
         calls.add(nr.NR_dup2, control, number)
+    # Threads and children get their pids from it, and it may choose them only as long as it keeps
+    # this over execve(2); see stubs.migration.complete.
+    own = int(read_status(os.getpid())["CapPrm"], 16)
+    wanted = own & 1 << CAP_SYS_ADMIN
+    calls.add(nr.NR_capset, HEADER, pack(wanted, own, own), flags=MAY_FAIL)
+    ambient = (PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_SYS_ADMIN, 0, 0)
+    calls.add(nr.NR_prctl, *ambient, flags=MAY_FAIL)
     # What is mapped where must not depend on chance: see stubs.migration.rebuild.
     calls.add(nr.NR_personality, ADDR_NO_RANDOMIZE, flags=MAY_FAIL)
     calls.add(nr.NR_read, number, ctypes.addressof(path), _PATH_MAX - 1)

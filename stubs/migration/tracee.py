@@ -91,9 +91,9 @@ class Tracee:
                 return
             self._request(ptrace.cont, signo if event == 0 else 0)
 
-    def cont(self) -> None:
-        """Let it run on, as it is."""
-        self._request(ptrace.cont)
+    def cont(self, signo: int = 0) -> None:
+        """Let it run on, as it is, with `signo` delivered."""
+        self._request(ptrace.cont, signo)
 
     def begin(self) -> None:
         """Note what it is, and block signals; it must be stopped."""
@@ -154,6 +154,26 @@ class Tracee:
         """Make one call that may take the executor itself away: it is not run afterwards."""
         return self.step_call(self.scratch + SYSCALL_AT, number, *arguments)
 
+    def leave(self, number: int, *arguments: int) -> None:
+        """Let it make a last call, which does not return to us: execve(2) or exit(2)."""
+        names = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
+        values = dict(zip(names, arguments))
+        self._set(rax=number, rip=self.scratch + SYSCALL_AT, **values)
+        self._request(ptrace.cont)
+
+    def await_end(self) -> None:
+        """Wait until it has ended, whatever it does before."""
+        while not self.has_ended():
+            self.cont()
+
+    def has_ended(self) -> bool:
+        """Wait until it has ended or stopped, and tell which."""
+        try:
+            self._wait(None)
+        except TraceeGoneError:
+            return True
+        return False
+
     def put_back(self) -> None:
         """Make it what `regs` and `blocked` say; it stays stopped."""
         values = [self.regs[name] & NO_CALL for name in USER_REGS]
@@ -211,6 +231,17 @@ class Tracee:
             request(self.tid, *values)  # type: ignore[operator]
         except ProcessLookupError as error:
             raise TraceeGoneError(f"process {self.pid} has ended") from error
+
+
+def wait_end(tid: int) -> None:
+    """Wait until a tracee that has been killed has ended."""
+    while True:
+        try:
+            _, status = os.waitpid(tid, WALL)
+        except ChildProcessError:
+            return
+        if not os.WIFSTOPPED(status):
+            return
 
 
 def read_memory(pid: int, address: int, size: int) -> bytes:

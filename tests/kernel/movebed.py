@@ -19,6 +19,7 @@ from stubs.abi.calls import Calls, map_code
 from stubs.abi.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_REC, mount
 from stubs.abi.prctl import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
 from stubs.abi.sched import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, unshare
+from stubs.migration.proc import read_stat
 from stubs.migration.reasons import Unmovable
 from stubs.migration.restore import Restored, receive_head
 from stubs.migration.source import Source
@@ -145,7 +146,6 @@ def move(
     source: Land,
     destination: Land,
     pid: int,
-    others: tuple[int, ...] = (),
     outside: Outside = ({}, {}),
     lively: bool = False,
     **options: Any,
@@ -154,7 +154,9 @@ def move(
     left, right = socket.socketpair()
     for end in (left, right):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    leaving = Worker(source, "source", left, [pid, *others], outside[0], lively, options)
+    leaving = Worker(
+        source, "source", left, [pid, *source.ask("orphans", pid)], outside[0], lively, options
+    )
     coming = Worker(destination, "destination", right, options)
     left.close()
     right.close()
@@ -276,6 +278,16 @@ class First:
         add_calls(calls, fds[0], number)
         self._kept.append(calls)
         return calls.start(self._code, pid)
+
+    def orphans(self, fds: list[int], pid: int) -> list[int]:
+        """Return those of a program's processes whose parent is gone."""
+        self.wait(fds, 0)
+        found = [read_stat(int(name)) for name in os.listdir("/proc") if name.isdigit()]
+        return [
+            each.pid
+            for each in found
+            if each.ppid == os.getpid() and each.pid >= _PROGRAMS and each.pid != pid
+        ]
 
     def wait(self, fds: list[int], pid: int) -> int | None:
         """Return the status of a program that has ended."""

@@ -115,7 +115,6 @@ class GhostProcess:
             Ghost: self._ghost,
             Body: self._body,
             Stub: self._stub,
-            Bequest: self._bequest,
             Inherited: self._inherited,
             Signal: self._signal,
             Kill: self._kill,
@@ -187,8 +186,9 @@ class GhostProcess:
 
     def _stub(self, message: Stub, tag: int, fds: list[int]) -> None:
         """Clone the process that a worker makes a body of; it waits for that one's word."""
+        control, heirs = fds
         calls = Calls()
-        stub.add_calls(calls, fds[0], message.control)
+        stub.add_calls(calls, control, message.control)
         try:
             with self._group(message.pgrp):
                 pid = calls.start(self._code, message.pid)
@@ -197,9 +197,15 @@ class GhostProcess:
             self.agent.reply(tag, Error(error.errno or errno.EIO, os.fsencode(str(error))))
             return
         finally:
-            for fd in fds:
-                os.close(fd)
+            os.close(control)
         self._bodies[pid] = Child(message.body, Inheritance())
+        Endpoint(
+            self._loop,
+            SocketStream(socket.socket(fileno=heirs)),
+            {Bequest: self._bequest},
+            lambda reason: None,
+            "worker",
+        )
         self._stubs[pid] = calls  # from which it has its calls until its exec
         self.agent.reply(tag, Spawned(pid))
 

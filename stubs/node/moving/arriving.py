@@ -18,7 +18,6 @@ from stubs.node.capsule.body import STREAMS
 from stubs.node.moving.workers import Worker
 from stubs.wire.messages import (
     FD_FILE,
-    Bequest,
     Complete,
     Error,
     Foreground,
@@ -119,7 +118,6 @@ class Arrivals:
             lambda sock, image: worker.restore(sock, image, body, pgrp),
             {
                 Stub: lambda message, tag, fds: self._stub(guest, message, tag, fds),
-                Bequest: lambda message, tag, fds: guest.parent.endpoint.post(message, fds),
                 Stood: lambda message, tag, fds: self._stood(body, message),
                 Error: lambda message, tag, fds: self._fail(body, message),
             },

@@ -20,6 +20,7 @@ from stubs.migration.source import Source
 from stubs.migration.unread import unread
 from stubs.node.capsule.body import BY_ID, open_by_id
 from stubs.wire.errors import ProtocolError
+from stubs.wire.frame import encode_frame
 from stubs.wire.messages import (
     Bequest,
     Depart,
@@ -183,12 +184,14 @@ def _restore(agent: Agent, image: socket.socket, body: int, pgrp: int) -> Restor
 
     head = receive_head(read)
     ours, theirs = socket.socketpair()
-    reply = agent.ask(Stub(body, head.pid, pgrp, head.control), [theirs.detach()])
+    ghost, heirs = socket.socketpair()
+    stub = Stub(body, head.pid, pgrp, head.control)
+    reply = agent.ask(stub, [theirs.detach(), heirs.detach()])
     if not isinstance(reply, Spawned):
         text = reply.text if isinstance(reply, Error) else b""
         raise RestoreError(f"its process cannot be made: {text.decode(errors='replace')}")
     executable = head.path
-    outside = _Outside(agent, body)
+    outside = _Outside(agent, body, ghost)
     if head.handle >= 0:
         executable = outside()[1][head.handle]
     restored = Restored(head, read, reply.pid, ours, executable, outside)
@@ -199,31 +202,35 @@ def _restore(agent: Agent, image: socket.socket, body: int, pgrp: int) -> Restor
 class _Outside:
     """What leads out of the tree, by key, and the paths of handles: as the agent tells it, once."""
 
-    def __init__(self, agent: Agent, body: int) -> None:
-        """Wait for nothing yet."""
+    def __init__(self, agent: Agent, body: int, ghost: socket.socket) -> None:
+        """Wait for nothing yet; `ghost` is to get the files that the body has inherited."""
         self._agent = agent
+        self._ghost = ghost
         self._body = body
         self._told: tuple[dict[int, int], list[bytes]] | None = None
 
     def __call__(self) -> tuple[dict[int, int], list[bytes]]:
         """Return it, waiting for it the first time."""
         if self._told is None:
-            self._told = _outside(self._agent, self._body)
+            self._told = self._ask()
         return self._told
 
-
-def _outside(agent: Agent, body: int) -> tuple[dict[int, int], list[bytes]]:
-    message, fds = agent.next()
-    if not isinstance(message, Outside):
-        raise Ended
-    outside = dict(zip(message.keys, fds))
-    files = []
-    rows = zip(message.file_keys, message.files, message.file_flags, message.file_offsets)
-    for key, number, flags, offset in rows:
-        outside[key] = open_by_id(number, flags, offset)
-        files.append(os.dup(outside[key]))
-    agent.endpoint.post(Bequest(body, message.file_keys), files)
-    return outside, [BY_ID % number for number in message.handles]
+    def _ask(self) -> tuple[dict[int, int], list[bytes]]:
+        message, fds = self._agent.next()
+        if not isinstance(message, Outside):
+            raise Ended
+        outside = dict(zip(message.keys, fds))
+        files = []
+        rows = zip(message.file_keys, message.files, message.file_flags, message.file_offsets)
+        for key, number, flags, offset in rows:
+            outside[key] = open_by_id(number, flags, offset)
+            files.append(os.dup(outside[key]))
+        bequest = Bequest(self._body, message.file_keys)
+        data = encode_frame(Bequest.KIND, bequest.encode(), fds=len(files))
+        socket.send_fds(self._ghost, [data], files)
+        for fd in files:
+            os.close(fd)
+        return outside, [BY_ID % number for number in message.handles]
 
 
 def examine(sock: socket.socket, pids: list[int], outside: dict[bytes, int]) -> None:

@@ -124,8 +124,8 @@ class Heirlooms(Message):
 class Stub(Message):
     """W→A, A→C: clone the process that is to be made a body; it waits for a path, and execs that.
 
-    Carries the socket on which it waits, which it has at number `control`. `pid` is the one that it
-    must have. Reply: Spawned.
+    Carries the socket on which it waits, which it has at number `control`, and one on which Bequest
+    will come. `pid` is the one that it must have. Reply: Spawned.
     """
 
     KIND = 0x14B
@@ -136,7 +136,10 @@ class Stub(Message):
 
 
 class Bequest(Message):
-    """W→A, A→C posted: files that the body has inherited; carries them. `keys` as in Heirlooms."""
+    """W→C posted: files that the body has inherited; carries them. `keys` as in Heirlooms.
+
+    Not by way of the agent: it could not close a file of the home view, which it serves itself.
+    """
 
     KIND = 0x14E
     body: U32
