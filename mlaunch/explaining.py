@@ -96,7 +96,10 @@ class Explaining:
         def answered(reasons: Reasons | None) -> None:
             if waiting and reasons is not None and reasons.names:
                 known["keeps_names"] = [plain(name) for name in reasons.names]
-                known["keeps"] = "; ".join(plain(sentence) for sentence in reasons.sentences)
+                told = [plain(sentence) for sentence in reasons.sentences]
+                # What it was refused for is not said twice.
+                own = known["keeps"] if not any(each in known["keeps"] for each in told) else ""
+                known["keeps"] = "; ".join([own, *told] if own else told)
             go_on()
 
         def go_on() -> None:
