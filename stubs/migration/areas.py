@@ -81,6 +81,23 @@ def is_shared(vma: Vma) -> bool:
     return vma.permissions[3] == "s"
 
 
+def is_anonymous(vma: Vma) -> bool:
+    """Tell whether it is private memory without a file, and none that grows by itself."""
+    special = vma.path in SPECIAL or is_shared(vma) or vma.inode
+    return not special and "gd" not in vma.flags
+
+
+def flags_of(vma: Vma) -> int:
+    """Return MAP_GROWSDOWN and MAP_NORESERVE of a mapping."""
+    flags = MAP_NORESERVE if "nr" in vma.flags else 0
+    return flags | (MAP_GROWSDOWN if "gd" in vma.flags else 0)
+
+
+def advice_of(vma: Vma) -> list[int]:
+    """Return MADV_* that has been given for a mapping."""
+    return [advice for word, advice in _ADVICE.items() if word in vma.flags]
+
+
 def record_areas(pid: int, vmas: list[Vma], opens: Opens) -> list[Area]:
     """Return an Area for each mapping of a process."""
     found = []
@@ -88,20 +105,16 @@ def record_areas(pid: int, vmas: list[Vma], opens: Opens) -> list[Area]:
         if vma.path in SPECIAL:
             continue
         opened, shared = opens.mapped(pid, vma)
-        flags = MAP_SHARED if is_shared(vma) else MAP_PRIVATE
+        flags = flags_of(vma) | (MAP_SHARED if is_shared(vma) else MAP_PRIVATE)
         if opened < 0 and shared < 0:
             flags |= MAP_ANONYMOUS
-        if "nr" in vma.flags:
-            flags |= MAP_NORESERVE
-        if "gd" in vma.flags:
-            flags |= MAP_GROWSDOWN
         found.append(
             Area(
                 start=vma.start,
                 end=vma.end,
                 protection=protection_of(vma),
                 flags=flags,
-                advice=[advice for word, advice in _ADVICE.items() if word in vma.flags],
+                advice=advice_of(vma),
                 open=opened,
                 shared=shared,
                 offset=vma.offset if opened >= 0 or shared >= 0 else 0,
@@ -122,6 +135,13 @@ def find_code(pid: int, vmas: list[Vma], code: bytes) -> int:
             if at >= 0:
                 return start + at
     raise Unmovable(reason("no_executable_memory", pid, "has no code that makes a system call"))
+
+
+def is_free(layouts: list[list[tuple[int, int]]], at: int, size: int) -> bool:
+    """Tell whether `size` bytes are free at `at` in all layouts, lists of (start, end)."""
+    return not any(
+        start < at + size + _GAP and at < end + _GAP for layout in layouts for start, end in layout
+    )
 
 
 def hole(layouts: list[list[tuple[int, int]]], size: int) -> int:

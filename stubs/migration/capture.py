@@ -6,6 +6,7 @@ again: what a stop does to some calls is not for the program to see (stubs.migra
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import resource
 import struct
@@ -32,6 +33,7 @@ from stubs.abi.prctl import (
 from stubs.abi.x86_64 import USER_REGS
 from stubs.migration.areas import find_code, record_areas
 from stubs.migration.executor import SCRATCH_BYTES, SYSCALL, Room, Table
+from stubs.migration.freeze import Stopped
 from stubs.migration.image import Process, Thread, Timer
 from stubs.migration.interrupted import (
     UnknownCallError,
@@ -39,16 +41,23 @@ from stubs.migration.interrupted import (
     interrupted_by_stop,
     made_again,
 )
-from stubs.migration.proc import Vma, read_file, read_status
+from stubs.migration.proc import Vma, read_file, read_status, read_vmas
 from stubs.migration.reasons import Unmovable, reason
 from stubs.migration.shared import look
-from stubs.migration.tracee import REGS, Tracee, read_memory
+from stubs.migration.tracee import (
+    REGS,
+    CallFailedError,
+    Tracee,
+    TraceeGoneError,
+    read_memory,
+)
 from stubs.migration.vdso import parts_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stubs.migration.areas import Opens
-    from stubs.migration.freeze import Stopped
     from stubs.migration.proc import Stat
     from stubs.migration.shared import View
 
@@ -138,6 +147,37 @@ class Injection:
         """Unmap it."""
         self._leader.scratch_call(nr.NR_munmap, self._leader.scratch, SCRATCH_BYTES)
         self._leader.scratch = 0
+
+
+@contextlib.contextmanager
+def visit(pid: int) -> Iterator[Tracee]:
+    """Stop the first thread of a process for a moment, to have it make calls.
+
+    OSError when it may not be traced or has ended, TimeoutError when it does not stop.
+    """
+    process = Stopped(pid)
+    leader = Tracee(pid, pid)
+    try:
+        leader.seize()
+        leader.interrupt()
+        leader.stop()
+    except TraceeGoneError as error:
+        raise ProcessLookupError(str(error)) from error
+    process.threads.append(leader)
+    leader.begin()
+    try:
+        section = _rseq(leader)[0]
+        if section:
+            _abort_section(leader, section)
+        if interrupted_by_stop(leader.regs, _deliverable(leader)):
+            leader.regs = made_again(leader.regs, leader.regs["orig_rax"])
+        with Injection(process, read_vmas(pid, "maps")):
+            yield leader
+    except (CallFailedError, TraceeGoneError, Unmovable) as error:
+        raise OSError(f"process {pid}: {error}") from error
+    finally:
+        leader.put_back()
+        leader.detach()
 
 
 class Questions:
@@ -297,7 +337,7 @@ def _thread(thread: Tracee, answers: tuple[bytes, int], deliverable: int, action
     except OSError:
         code = bytes(5)  # at the start of a mapping
     try:
-        regs = for_elsewhere(regs, code, deliverable, actions)
+        regs = for_elsewhere(regs, code, thread.waits, deliverable, actions)
     except UnknownCallError as error:
         what = "goes on with a system call that cannot be told"
         raise Unmovable(reason("unknown_call", thread.pid, what)) from error

@@ -43,8 +43,9 @@ from stubs.migration.cpu import fit_xstate
 from stubs.migration.errors import RestoreError
 from stubs.migration.executor import Room, Table
 from stubs.migration.image import Thread, Timer
+from stubs.migration.interrupted import NO_CALL
 from stubs.migration.proc import read_status
-from stubs.migration.tracee import NO_CALL, REGS, Tracee
+from stubs.migration.tracee import REGS, Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
-from stubs.migration.proc import Stat, descendants, read_stat, threads
+from stubs.migration.interrupted import goes_on
+from stubs.migration.proc import Stat, descendants, read_file, read_stat, threads
 from stubs.migration.reasons import Unmovable, reason
 from stubs.migration.tracee import Tracee, TraceeGoneError, wait_end
 
 # Rounds of looking for threads, or processes, that were made while we stopped the others.
 _ROUNDS = 100
+_PAUSE_SECONDS = 0.001
+
+
+# How often, and for how many seconds, a thread is let go on until it waits.
+_TRIES = 20
+_MOMENT = 0.005
 
 
 class Stopped:
@@ -38,11 +46,30 @@ class Stopped:
             if not new:
                 break
             self._stop([Tracee(tid, self.pid) for tid in new])
+            # One that is just ending is neither to be had nor gone.
+            time.sleep(_PAUSE_SECONDS)
         else:
             raise Unmovable(reason("changing", self.pid, "makes threads faster than they stop"))
         if not self.threads or self.leader.tid != self.pid:
             raise Unmovable(reason("dead_leader", self.pid, "has lost its first thread"))
         for thread in self.threads:
+            thread.begin()
+            self._find_call(thread)
+
+    def _find_call(self, thread: Tracee) -> None:
+        """Let a thread go on for a moment if it goes on with a call of which we do not know which.
+
+        That is so when it was stopped a moment ago, and has not come to wait again.
+        """
+        for _ in range(_TRIES):
+            if not goes_on(thread.regs) or thread.waits != b"0":
+                return
+            thread.put_back()
+            thread.cont()
+            time.sleep(_MOMENT)
+            thread.waits = _wchan(self.pid, thread.tid)
+            thread.interrupt()
+            thread.stop()
             thread.begin()
 
     def _stop(self, new: list[Tracee]) -> None:
@@ -60,6 +87,7 @@ class Stopped:
         self.threads += seized
         for thread in seized:
             try:
+                thread.waits = _wchan(self.pid, thread.tid)
                 thread.interrupt()
                 thread.stop()
             except TraceeGoneError:
@@ -143,6 +171,13 @@ class Frozen:
             for thread in reversed(process.threads):
                 wait_end(thread.tid)
         self.processes.clear()
+
+
+def _wchan(pid: int, tid: int) -> bytes:
+    try:
+        return read_file(f"/proc/{pid}/task/{tid}/wchan")
+    except OSError:
+        return b""  # it has ended, or this kernel does not tell
 
 
 def _has_ended(pid: int, tid: int) -> bool:

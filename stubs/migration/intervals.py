@@ -21,3 +21,19 @@ def without(ranges: list[tuple[int, int]], taken: list[tuple[int, int]]) -> list
         if at < end:
             found.append((at, end))
     return found
+
+
+def within(ranges: list[tuple[int, int]], others: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the parts of ranges that others cover; both sorted."""
+    return without(ranges, without(ranges, others))
+
+
+def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the same ranges sorted, those that touch or overlap as one."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return found

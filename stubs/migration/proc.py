@@ -82,6 +82,11 @@ def read_status(pid: int, tid: int = 0) -> dict[str, str]:
     }
 
 
+def resident_bytes(pid: int) -> int:
+    """Return how much anonymous memory of a process is resident."""
+    return int(read_status(pid).get("RssAnon", "0 kB").split()[0]) << 10
+
+
 def threads(pid: int) -> list[int]:
     """Return the ids of the threads of a process, the leader first."""
     return sorted((int(name) for name in os.listdir(f"/proc/{pid}/task")), key=lambda t: t != pid)

@@ -12,8 +12,10 @@ import socket
 import struct
 
 from stubs.abi import ptrace
+from stubs.abi import x86_64 as nr
+from stubs.abi.mman import MADV_DONTNEED, MAP_ANONYMOUS
 from stubs.migration import stream
-from stubs.migration.areas import hole
+from stubs.migration.areas import hole, is_free
 from stubs.migration.complete import (
     hand_over,
     make_threads,
@@ -111,6 +113,8 @@ class Restored:
     def _finish(self) -> None:
         handlers = {
             Image: self._take_image,
+            stream.Layout: self._take_layout,
+            stream.Drop: self._take_drop,
             stream.Pages: self._take_pages,
             stream.SharedPages: self._take_shared,
         }
@@ -140,7 +144,7 @@ class Restored:
         self._processes = [Process.decode(data) for data in image.processes]
         self._areas = [[Area.decode(data) for data in process.areas] for process in self._processes]
         self._opened = Opened(image, *self._outside())
-        self._start()
+        self._start(self._layouts())
         raise_limit(self._first.pid)
         self._family = Family(self._processes, self._first, self._execute)
         self._stubs = self._family.stubs
@@ -151,15 +155,39 @@ class Restored:
             else:
                 self._lay_out(self._stubs[process.pid], process, areas)
 
-    def _start(self) -> None:
-        """Bring the executor to where no process will have anything."""
-        layouts = [[(vma.start, vma.end) for vma in read_vmas(self._first.pid, "maps")]]
+    def _take_layout(self, message: Message) -> None:
+        assert isinstance(message, stream.Layout)
+        areas = [Area.decode(data) for data in message.areas]
+        if self._processes or any(not area.flags & MAP_ANONYMOUS for area in areas):
+            raise RestoreError("a layout where there should be none")
+        self._start([[(area.start, area.end) for area in areas]])
+        self._first.clear()
+        self._first.map_areas(areas)
+
+    def _take_drop(self, message: Message) -> None:
+        assert isinstance(message, stream.Drop)
+        table = Table()
+        for start, end in zip(message.ranges[::2], message.ranges[1::2]):
+            table.call(nr.NR_madvise, start, end - start, MADV_DONTNEED)
+        self._first.leader.run(table)
+
+    def _layouts(self) -> list[list[tuple[int, int]]]:
+        found = []
         for process, areas in zip(self._processes, self._areas):
             sizes = self._image.vdso_parts
-            layouts.append([(at, at + size) for at, size in zip(process.vdso, sizes)])
-            layouts.append([(area.start, area.end) for area in areas])
-        self._first.scratch = hole(layouts, HOLE_BYTES)
-        self._first.start()
+            found.append([(at, at + size) for at, size in zip(process.vdso, sizes)])
+            found.append([(area.start, area.end) for area in areas])
+        return found
+
+    def _start(self, layouts: list[list[tuple[int, int]]]) -> None:
+        """Bring the executor to where no process has anything, nor the stub now."""
+        stub = self._first
+        here = [(vma.start, vma.end) for vma in read_vmas(stub.pid, "maps")]
+        if not stub.cleared:
+            stub.scratch = hole([*layouts, here], HOLE_BYTES)
+            stub.start()
+        elif not is_free(layouts, stub.scratch, HOLE_BYTES):
+            stub.relocate(hole([*layouts, here], HOLE_BYTES))
 
     def _execute(self, stub: Stub, process: Process, parent: Process) -> None:
         if process.exe == parent.exe and not self._first.cleared:
@@ -168,7 +196,8 @@ class Restored:
         stub.execute(b"/proc/self/fd/%d" % stub.fds.pop(process.exe))
 
     def _lay_out(self, stub: Stub, process: Process, areas: list[Area]) -> None:
-        stub.clear()
+        if not stub.cleared:
+            stub.clear()
         wanted = {area.open for area in areas if area.open >= 0} | {process.cwd}
         wanted |= set(process.descriptors[1::3])
         fds = {index: self._opened.fd(index) for index in wanted}
@@ -184,6 +213,9 @@ class Restored:
         write_pages(self._stubs[self._pid_of(message.process)].pid, message, data)
 
     def _pid_of(self, index: int) -> int:
+        # Before the image there is only one.
+        if not self._processes and index == 0:
+            return self._first.pid
         return self._processes[index].pid
 
     def _take_shared(self, message: Message) -> None:

@@ -108,7 +108,7 @@ class Content:
             for start, end in missing:
                 for at in range(start, end, BLOCK_BYTES):
                     size = min(BLOCK_BYTES, end - at)
-                    yield at, reader.read([(at - shift, size)])
+                    yield at, reader.read([(at - shift, size)])[1]
             reader.close()
 
 

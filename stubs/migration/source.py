@@ -5,7 +5,9 @@ Runs in a process that has the capsule's pids before it and may trace what is th
 
 from __future__ import annotations
 
+import os
 import platform
+import time
 
 from stubs.migration import stream
 from stubs.migration.areas import SPECIAL, is_shared
@@ -15,16 +17,21 @@ from stubs.migration.files import Opens
 from stubs.migration.freeze import Frozen
 from stubs.migration.image import FORMAT, Image, Process
 from stubs.migration.pages import MemoryReader, OwnPages, Packer, blocks
-from stubs.migration.proc import read_vmas
+from stubs.migration.precopy import LEAST_BYTES, Precopy, to_send
+from stubs.migration.proc import read_vmas, resident_bytes
 from stubs.migration.reasons import Unmovable, reason
 from stubs.migration.shared import Content
 from stubs.migration.vdso import parts_of, read_vdso
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from stubs.migration.precopy import Round
     from stubs.migration.proc import Vma
     from stubs.migration.shared import View
     from stubs.migration.stream import Write
+
+# The number of the control socket, or the next below it that the tree does not use.
+_CONTROL = 1000
 
 
 class Source:
@@ -49,14 +56,43 @@ class Source:
         self._packer = Packer(zstd)
         self._frozen: Frozen | None = None
         self._vmas: dict[int, list[Vma]] = {}
+        self._precopy: Precopy | None = None
+        self._begun = False
+
+    def precopy(self, write: Write) -> list[Round]:
+        """Send what can be sent while the tree runs; returns the rounds, none where it cannot.
+
+        It is given up for good when `write` raises.
+        """
+        pid = self.pids[0]
+        try:
+            path = os.fsencode(os.readlink(f"/proc/{pid}/exe"))
+            if not os.path.exists(path) or resident_bytes(pid) < LEAST_BYTES:
+                return []
+            self._precopy = Precopy(pid)
+        except (OSError, TimeoutError):
+            return []  # the kernel is too old, or it is about to end: `freeze` will tell
+        stream.send(write, stream.Head(FORMAT, pid, path, -1, _CONTROL))
+        self._begun = True
+        reader = MemoryReader(pid)
+        try:
+            return self._precopy.run(write, lambda ranges: self._send(write, 0, reader, ranges))
+        finally:
+            reader.close()
 
     def freeze(self) -> None:
         """Stop the tree and find out what it is.
 
         Raises Unmovable; the tree then goes on as before.
         """
-        frozen = Frozen(self.pids)
         try:
+            frozen = Frozen(self.pids)
+        except BaseException:
+            self._end_precopy()
+            raise
+        try:
+            if self._precopy is not None:
+                self._precopy.finish()
             self._collect(frozen)
         except (FileNotFoundError, ProcessLookupError) as error:
             frozen.thaw()
@@ -108,7 +144,8 @@ class Source:
 
     def send(self, write: Write) -> None:
         """Write everything that is still missing; the tree must be frozen."""
-        self._send_head(write)
+        if not self._begun:
+            self._send_head(write)
         stream.send(write, self.image)
         for index, process in enumerate(self._processes):
             if not process.zombie:
@@ -121,26 +158,41 @@ class Source:
         first = self._processes[0]
         executable = self._opens.opens[first.exe]
         used = {fd for process in self._processes for fd in process.descriptors[::3]}
-        control = next(fd for fd in range(1000, 0, -1) if fd not in used)
+        control = next(fd for fd in range(_CONTROL, 0, -1) if fd not in used)
         head = stream.Head(FORMAT, first.pid, executable.path, executable.handle, control)
         stream.send(write, head)
 
     def _send_pages(self, write: Write, index: int, pid: int) -> None:
         own, reader = OwnPages(pid), MemoryReader(pid)
         try:
-            private = [
-                vma for vma in self._vmas[pid] if vma.path not in SPECIAL and not is_shared(vma)
-            ]
+            vmas = self._vmas[pid]
+            private = [vma for vma in vmas if vma.path not in SPECIAL and not is_shared(vma)]
             found = [each for vma in private for each in own.find(vma.start, vma.end)]
-            for block in blocks(found):
-                data = reader.read(block)
-                encoding, packed = self._packer.pack(data)
-                ranges = [number for each in block for number in each]
-                stream.send(write, stream.Pages(index, encoding, len(data), ranges, packed))
-                self.bytes += len(data)
+            if index == 0 and self._precopy is not None:
+                found, drop = to_send(self._precopy, vmas, found)
+                stream.send(write, stream.Drop([number for each in drop for number in each]))
+            ranges = [(start, end - start) for start, end in found]
+            self._send(write, index, reader, ranges)
         finally:
             own.close()
             reader.close()
+
+    def _send(
+        self, write: Write, index: int, reader: MemoryReader, ranges: list[tuple[int, int]]
+    ) -> int:
+        """Send (start, bytes) ranges; returns how many bytes there were."""
+        sent = 0
+        for block in blocks(ranges):
+            ranges, data = reader.read(block)
+            if data:
+                encoding, packed = self._packer.pack(data)
+                numbers = [number for each in ranges for number in each]
+                begun = time.monotonic()
+                stream.send(write, stream.Pages(index, encoding, len(data), numbers, packed))
+                self._packer.note(len(packed), time.monotonic() - begun)
+                sent += len(data)
+        self.bytes += sent
+        return sent
 
     def _send_shared(self, write: Write, index: int) -> None:
         for offset, data in self._content.read(index):
@@ -148,8 +200,13 @@ class Source:
             stream.send(write, stream.SharedPages(index, encoding, len(data), offset, packed))
             self.bytes += len(data)
 
+    def _end_precopy(self) -> None:
+        if self._precopy is not None:
+            self._precopy.close()
+
     def thaw(self) -> None:
         """Let the tree go on here, as if nothing had been."""
+        self._end_precopy()
         if self._frozen is not None:
             self._frozen.thaw()
 

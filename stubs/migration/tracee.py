@@ -21,6 +21,7 @@ from stubs.abi.sigaction import ALL
 from stubs.abi.uio import process_vm_readv, process_vm_writev
 from stubs.abi.x86_64 import USER_REGS
 from stubs.migration.executor import CODE, ROWS_AT, SYSCALL_AT, Table
+from stubs.migration.interrupted import NO_CALL
 
 # waitpid(2): children of any kind (include/uapi/linux/wait.h).
 WALL = 0x40000000
@@ -29,7 +30,6 @@ WALL = 0x40000000
 STOP_SECONDS = 2.0
 
 REGS = struct.Struct(f"={len(USER_REGS)}Q")
-NO_CALL = 0xFFFFFFFFFFFFFFFF  # orig_rax when it is in no system call
 _BORN = (ptrace.PTRACE_EVENT_FORK, ptrace.PTRACE_EVENT_VFORK, ptrace.PTRACE_EVENT_CLONE)
 _EFLAGS_TRAP_DIRECTION = 0x500
 _INJECTING = ALL & ~(1 << (signal.SIGTRAP - 1))
@@ -59,6 +59,7 @@ class Tracee:
         self.regs: dict[str, int] = {}
         self.blocked = 0
         self.scratch = 0  # where the executor is in its memory
+        self.waits = b""  # in which function of the kernel it waited before it was stopped
         self.job_stop = 0  # the signal by which job control has stopped it
         self.born = 0  # whom it has created last
         self._held: list[int] = []

@@ -10,9 +10,11 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from stubs.abi.calls import Calls, map_code
@@ -49,6 +51,14 @@ def get(sock: socket.socket) -> tuple[Any, list[int]]:
     if not data:
         raise EOFError
     return pickle.loads(data), fds
+
+
+def compiled(name: str, directory: Path) -> str:
+    """Compile a program of this directory, and return its path."""
+    path = directory / name
+    source = Path(__file__).with_name(f"{name}.c")
+    subprocess.run(["gcc", "-O1", "-w", "-pthread", str(source), "-o", str(path)], check=True)
+    return str(path)
 
 
 class Land:
