@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mlaunch.observing import Observing
     from mlaunch.placing import Placing
 
-# What runs for a shorter time is not looked at: a build has hundreds of such programs.
-LOOK_AFTER_S = 1.0
+# While nothing has run for longer nobody is asked what it uses.
+LOOK_AFTER_S = 0.5
 # A program at home that computes so much takes one of home's slots, whatever was expected of it.
 OCCUPIES = 0.5
 
@@ -44,20 +44,20 @@ class Balancing:
         moving.on_outcome = self._noted
 
     def tick(self) -> None:
-        """Look, if anything runs for long enough that could go anywhere else."""
-        if not self._inventory.members or not self._lasting():
+        """Look, if anything has run for long enough that could go anywhere else."""
+        if not self._inventory.members or not self._lasts():
             return
         for member in self._inventory.considered():
             self._inventory.connect(member)
         self._observing.when_measured(self._look)
 
-    def _lasting(self) -> list[Record]:
+    def _lasts(self) -> bool:
+        """Tell whether any program has run for long enough to be looked at."""
         since = time.time() - LOOK_AFTER_S
-        return [record for record in self._journal.running.values() if record.at < since]
+        return any(record.at < since for record in self._journal.running.values())
 
     def _look(self) -> None:
-        programs = self._read()
-        sites = self._sites(programs)
+        programs, sites = self._now()
         busy = {(record.place, target) for record, target in self._moving.under_way.items()}
         bias = self._inventory.config.home_bias
         now = time.monotonic()
@@ -67,14 +67,19 @@ class Balancing:
                 self._moving.move(record, wish.target, wish.why, lambda outcome: None)
 
     def _read(self) -> list[Running]:
-        """Return the programs that have run for long enough; those that are moving are tied."""
+        """Return what runs; what is on its way counts where it goes, and stays.
+
+        All of it, for what is young takes CPUs as well.
+        """
         programs = []
-        moving = {record.pid for record in self._moving.under_way}
-        for program in self._gauges.read(self._lasting(), time.time()):
+        targets = {record.pid: target for record, target in self._moving.under_way.items()}
+        for program in self._gauges.read(self._journal.running.values(), time.time()):
             if program.place == HOME and program.demand > OCCUPIES:
                 self._placing.ledger.occupy(program.pid, self._placing.load.slots, program.left_s)
-            tied = program.tied or program.pid in moving
-            programs.append(program._replace(tied=tied))
+            target = targets.get(program.pid)
+            if target is not None:
+                program = program._replace(place=target, tied=True)
+            programs.append(program)
         return programs
 
     def _sites(self, programs: list[Running]) -> list[Site]:
@@ -99,7 +104,7 @@ class Balancing:
 
     def best_for(self, record: Record) -> str:
         """Return where a program would run best: where it is, if nowhere is better."""
-        programs, sites = self._now(record)
+        programs, sites = self._now()
         program = next((each for each in programs if each.pid == record.pid), None)
         here = next((site for site in sites if program and site.name == program.place), None)
         if program is None or here is None:
@@ -112,17 +117,13 @@ class Balancing:
 
     def refuge_of(self, record: Record) -> str:
         """Return where a program would run best that cannot stay where it is."""
-        programs, sites = self._now(record)
+        programs, sites = self._now()
         program = next((each for each in programs if each.pid == record.pid), None)
         if program is None:
             return HOME
         refuge = best_refuge(program, sites, loads_of(sites, programs))
         return refuge.name if refuge is not None else HOME
 
-    def _now(self, record: Record) -> tuple[list[Running], list[Site]]:
-        """Return the programs, that one among them however young it is, and the places."""
-        records = self._lasting()
-        if record not in records:
-            records.append(record)
-        programs = self._gauges.read(records, time.time())
+    def _now(self) -> tuple[list[Running], list[Site]]:
+        programs = self._read()
         return programs, self._sites(programs)

@@ -61,9 +61,9 @@ class Daemon:
         self._placing = Placing(self._loop, self._inventory)
         journal, load = self._placing.journal, self._placing.load
         self._observing = Observing(self._loop, self._inventory, journal, load)
-        self._explaining = Explaining(self._placing)
         self._moving = Moving(self._placing, self._inventory, self._when_connected)
         self._balancing = Balancing(self._placing, self._inventory, self._observing, self._moving)
+        self._explaining = Explaining(self._placing, self._moving, self._balancing)
         self._moves = MovingQuestions(self._moving, self._inventory, journal, self._balancing)
         self._clients: set[Endpoint] = set()
         # Those of them that only watch (`mlaunch top`): they keep nobody from leaving.
@@ -217,7 +217,7 @@ class Daemon:
                 # Among hundreds of others a second it may have ended and been forgotten meanwhile.
                 with contextlib.suppress(LaunchError):
                     known.update(self._explaining.process(pid))
-                answer(known)
+                self._explaining.add_reasons(known, lambda: answer(known), self._loop)
 
             self._observing.when_measured(measured)
             return

@@ -8,7 +8,9 @@ not run; nothing is entered anywhere for it. The answer, None for what is not kn
     state      "running", "ended", or "not running"
     node, at   where, and since when (seconds since 1970)
     reason     for that node, or for staying
-    keeps      what keeps it from moving
+    keeps      what keeps it from moving, in words; empty: nothing does
+    keeps_names    the names of those reasons (stubs.migration.whynot), as far as they have any
+    migrations of each move: at, from, to, why, frozen_ms, bytes
     restarts
     expected   cpu_s (of home's CPU), memory_bytes, round_trips, bytes_to_node, bytes_to_home, why
                (how all this is known), stays (why it has to run at home, empty if it may go)
@@ -30,18 +32,26 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from mlaunch.errors import LaunchError
+from mlaunch.errors import LaunchError, plain
 from mlaunch.estimate import relative_speed
 from mlaunch.guess import keeps_together
 from mlaunch.states import HOME, Candidate, NodeState
 from stubs.home.run.proc import read_stat, read_strings
-from stubs.wire.messages import Place
+from stubs.wire.messages import Place, Reasons
 from stubs.wire.version import VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlaunch.balancing import Balancing
     from mlaunch.journal import Decision, Record
+    from mlaunch.moving import Moving
     from mlaunch.placing import Placing
     from mlaunch.profiles import Profile
+    from stubs.link.loop import Loop
+
+# How long a node may take to look what keeps a body from moving.
+PATIENCE_S = 1.0
 
 # No family of processes is so deep.
 DEEPEST = 100
@@ -50,10 +60,12 @@ DEEPEST = 100
 class Explaining:
     """Answers who asks why."""
 
-    def __init__(self, placing: Placing) -> None:
-        """Explain what `placing` decides."""
+    def __init__(self, placing: Placing, moving: Moving, balancing: Balancing) -> None:
+        """Explain what `placing` decides, and what `moving` and `balancing` do with it."""
         self._placing = placing
         self._journal = placing.journal
+        self._moving = moving
+        self._balancing = balancing
 
     def process(self, pid: int) -> dict[str, Any]:
         """Explain a process; LaunchError when nothing is known of it."""
@@ -70,6 +82,46 @@ class Explaining:
             raise LaunchError(f"nothing is known of a process {pid}", "what runs: mlaunch ps", 1)
         return record if isinstance(record, dict) else self._record(record)
 
+    def add_reasons(self, known: dict[str, Any], then: Callable[[], None], loop: Loop) -> None:
+        """Add to what `process` has said what the node of a body says that keeps it from moving.
+
+        `then` is called once, after PATIENCE_S at the latest.
+        """
+        record = self._journal.running.get(known["pid"] or 0)
+        if record is None or not record.away:
+            then()
+            return
+        waiting = [then]
+
+        def answered(reasons: Reasons | None) -> None:
+            if waiting and reasons is not None and reasons.names:
+                known["keeps_names"] = [plain(name) for name in reasons.names]
+                told = [plain(sentence) for sentence in reasons.sentences]
+                # What it was refused for is not said twice.
+                own = known["keeps"] if not any(each in known["keeps"] for each in told) else ""
+                known["keeps"] = "; ".join([own, *told] if own else told)
+            go_on()
+
+        def go_on() -> None:
+            if waiting:
+                waiting.pop()()
+
+        loop.call_later(PATIENCE_S, go_on)
+        self._moving.ask_reasons(record, answered)
+
+    def _keeps(self, record: Record) -> str:
+        """Say what is known here of what keeps a program from moving."""
+        if record in self._moving.under_way:
+            return f"it is being moved to {self._moving.under_way[record]} just now"
+        if record.stay:
+            return "it was started with --stay: it moves only when told to (mlaunch migrate)"
+        if record.only == {record.place}:
+            return f"it is to run on {record.place} only: it moves only when told to"
+        refusal = self._balancing.refusal(record.pid)
+        if refusal:
+            return f"when it was last tried: {refusal}"
+        return "" if record.away else record.decision.program.stays
+
     def program(self, exe: str, argv: list[str], cwd: str) -> dict[str, Any]:
         """Explain what would happen to a program now."""
         last = next((r for r in reversed(self._journal.remembered.values()) if r.exe == exe), None)
@@ -81,21 +133,20 @@ class Explaining:
         }
 
     def _record(self, record: Record) -> dict[str, Any]:
-        ended = record.ended
-        keeps = ""
-        if ended is None:
-            keeps = _keeps(record.node, record.decision.program.stays)
+        running = self._journal.running.get(record.pid) is record
         return {
             "pid": record.pid,
             "mrun": record.mrun.pid,
             "argv": record.argv,
             "exe": record.exe,
-            "state": "running" if self._journal.running.get(record.pid) is record else "ended",
-            "node": record.node,
+            "state": "running" if running else "ended",
+            "node": record.place,
             "at": record.at,
             "reason": record.reason,
             "lost": record.lost,
-            "keeps": keeps,
+            "keeps": self._keeps(record) if running else "",
+            "keeps_names": [],
+            "migrations": [migration.told() for migration in record.migrations],
             "restarts": record.restarts,
             "measured": _measured(record),
             **_decision(record.decision),
@@ -126,6 +177,8 @@ class Explaining:
             "at": None,
             "reason": decision.reason,
             "keeps": "",
+            "keeps_names": [],
+            "migrations": [],
             "restarts": 0,
             "measured": None,
             **_decision(decision),
@@ -157,7 +210,7 @@ class Explaining:
             "state": "running",
             "node": HOME,
             "reason": reason,
-            "keeps": _keeps(HOME, reason),
+            "keeps": reason,
         }
 
 
@@ -171,12 +224,6 @@ def _line(pid: int) -> list[int]:
     except OSError:
         pass  # one of them has just ended
     return found
-
-
-def _keeps(node: str, stays: str) -> str:
-    if node != HOME:
-        return f"running programs are not moved yet: it stays on {node} until it ends"
-    return stays or "running programs are not moved yet: it stays at home until it ends"
 
 
 def _decision(decision: Decision) -> dict[str, Any]:

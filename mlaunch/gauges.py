@@ -72,7 +72,10 @@ class Gauges:
             cpu_us = usage.cpu_us if usage is not None else 0
             memory = usage.rss_kib << 10 if usage is not None else 0
             trips = usage.round_trips if usage is not None else 0
-            state, at = chr(usage.state) if usage is not None else "R", record.measured_at
+            state, at = (
+                chr(usage.state) if usage is not None else "R",
+                record.measured_at or record.at,
+            )
             tied = bool(record.lost) or record.again
         else:
             seen = _at_home(record.pid)

@@ -322,7 +322,7 @@ class Inventory:
             self._loop,
             SocketStream(here),
             {
-                Report: lambda message, tag, fds: self._report(member, message),
+                Report: lambda message, tag, fds: self.report(member, message),
                 Gone: lambda message, tag, fds: member.release(message.body),
             },
             lambda reason: self._ended(member),
@@ -334,7 +334,8 @@ class Inventory:
         assert member.link is not None
         member.link.post(Attach(pid), [sock.detach()])
 
-    def _report(self, member: Member, message: Report) -> None:
+    def report(self, member: Member, message: Report) -> None:
+        """Take what the link process of a member says of it."""
         report = json.loads(message.text)
         before = member.state
         member.state = report["state"]

@@ -17,7 +17,7 @@ from mlaunch.journal import Record
 from mlaunch.states import HOME
 from stubs.link.endpoint import Endpoint
 from stubs.node.capsule.processes import read_process
-from stubs.wire.messages import Error, Move, Moved
+from stubs.wire.messages import CanMove, Error, Move, Moved, Reasons
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,6 +152,16 @@ class Moving:
     def afterwards(self, record: Record, then: Callable[[], None]) -> None:
         """Call `then` when what is under way with a program has come to an end."""
         self._waiting.setdefault(record, []).append(then)
+
+    def ask_reasons(self, record: Record, then: Callable[[Reasons | None], None]) -> None:
+        """Ask the node of a body what keeps it from moving; None: it does not tell."""
+        member = self._inventory.find(record.node)
+        if member is None or member.link is None or not member.ready:
+            then(None)
+            return
+        member.link.request(
+            CanMove(record.pid), lambda reply: then(reply if isinstance(reply, Reasons) else None)
+        )
 
     def _begin(self, attempt: _Attempt) -> bool:
         """Note that it is under way, unless another one is."""

@@ -119,12 +119,12 @@ def check_pids() -> Finding:
 
 
 def check_migration() -> Finding:
-    """See whether the kernel can tell which pages a program writes, for when bodies migrate."""
+    """See whether the kernel can tell which pages a program writes while it moves."""
     missing = [name for name, there in _page_tracking() if not there]
     if missing:
-        text = "a migration would freeze a body for longer: no " + ", ".join(missing)
-        return [NOTE, text, "Linux 6.7 or newer has them; bodies do not migrate yet"]
-    return [GOOD, "userfaultfd WP_ASYNC and PAGEMAP_SCAN (bodies do not migrate yet)", ""]
+        text = "what moves away stands still until all of it is sent: no " + ", ".join(missing)
+        return [NOTE, text, "Linux 6.7 or newer has them"]
+    return [GOOD, "userfaultfd WP_ASYNC and PAGEMAP_SCAN: bodies stand still for a moment only", ""]
 
 
 def check_memory() -> Finding:

@@ -28,8 +28,8 @@ and the answer, with times in seconds since 1970, CPU in CPU seconds, None for w
     mruns       pid, argv (of what it was started for), started, program (its pid), node, state,
                 cpu_s, rss_bytes (of that, with its children at home that it has waited for), why,
                 bodies and at_home (how many run of each, of those that were asked about)
-    totals      placed, stayed, refused, lost, restarted: decisions and what became of them since
-                the daemon began; cpu_s_away, bytes_to_node, bytes_to_home: of bodies
+    totals      placed, stayed, refused, lost, restarted, moved: decisions and what became of them
+                since the daemon began; cpu_s_away, bytes_to_node, bytes_to_home: of bodies
     events      seq, at, kind, pid, argv0, node, text: see mlaunch.journal
     last_event  for the next question
 
@@ -236,7 +236,7 @@ class Observing:
                     "argv": (top.argv if top is not None else _command_line(mrun.pid))[:words],
                     "started": mrun.started,
                     "program": top.pid if top is not None else None,
-                    "node": top.node if top is not None else HOME,
+                    "node": top.place if top is not None else HOME,
                     **_at_home(process),
                     "why": top.reason if top is not None else "asked for",
                     "bodies": away,
@@ -260,11 +260,11 @@ class Observing:
             "pgrp": process.pgrp,
             "argv": record.argv[:words],
             "exe": record.exe,
-            "node": record.node,
+            "node": record.place,
             "started": record.at,
             **(_away(record) if record.away else _at_home(process)),
             "restarts": record.restarts,
-            "migrations": 0,
+            "migrations": len(record.migrations),
             "why": record.reason,
             "mrun": record.mrun.pid,
             "top": record.top,

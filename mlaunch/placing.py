@@ -92,6 +92,10 @@ class Placing:
         for member in wanted:
             at_once = bool(place.node) or (desperate and member.failed_for > TRY_AGAIN_S)
             self._inventory.connect(member, at_once)
+        if _text(place.node) == HOME and not place.stay:
+            # It has begun at home, but need not end there (mlaunch.balancing).
+            for member in self._inventory.members.values():
+                self._inventory.connect(member)
         self._pending.append(Pending(client, tag, place))
         self.settle()
 
@@ -177,7 +181,9 @@ class Placing:
             return
         program, reason = decision.program, decision.reason
         member = self._inventory.find(decision.node) if decision.node != HOME else None
-        top, stay, only = bool(place.top), bool(place.stay), frozenset(map(_text, place.only))
+        # On that node or not at all: it is not to be anywhere else afterwards either.
+        names = [place.node] if place.node and place.strict else place.only
+        top, stay, only = bool(place.top), bool(place.stay), frozenset(map(_text, names))
         self.journal.decided(client, place.pid, exe, argv, top, decision, stay, only)
         holds = member.holds if member is not None else None
         entry = Entry(
@@ -193,7 +199,7 @@ class Placing:
         self.ledger.enter(place.pid, entry, program.cpu_s)
         if member is None:
             sticky = 0
-            if not place.top:
+            if not place.top and not place.node:
                 sticky = TOGETHER if keeps_together(exe) else int(stays_whatever(exe, profile))
             client.reply(tag, Placed(HOME.encode(), sticky, reason.encode()))
             return

@@ -90,9 +90,18 @@ def process_lines(answer: dict[str, Any]) -> list[str]:
     found.append(f"expected: {_expected(answer['expected'])}")
     if answer["measured"]:
         found.append(f"measured: {_measured(answer['measured'])}")
-    if answer["keeps"] and answer["keeps"] != answer["reason"]:
-        found.append(f"moving: {printable(answer['keeps'])}")
+    found += [f"moved: {_migration(each)}" for each in answer["migrations"]]
+    if running and answer["keeps"] != answer["reason"]:
+        found.append(f"moving: {printable(answer['keeps']) or 'nothing keeps it from that'}")
     return found + _ranking(answer)
+
+
+def _migration(told: dict[str, Any]) -> str:
+    at = time.strftime("%H:%M:%S", time.localtime(told["at"]))
+    return (
+        f"from {printable(told['from'])} to {printable(told['to'])} at {at}, "
+        f"{told['frozen_ms']:.0f} ms frozen, {size(told['bytes'])}: {printable(told['why'])}"
+    )
 
 
 def _would(answer: dict[str, Any]) -> list[str]:

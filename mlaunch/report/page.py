@@ -102,6 +102,10 @@ def _tiles(story: Story) -> str:
         ("Round trips", f"{away.round_trips:,}", "for which bodies waited"),
         ("Sent to nodes", size(away.bytes_to_node), f"{size(away.bytes_to_home)} came back"),
     ]
+    moves = [bar.numbers for bar in story.bars if bar.end == "moved"]
+    if moves:
+        frozen_s = sum(numbers.get("frozen_ms", 0.0) for numbers in moves) / 1000
+        tiles.append(("Moves", str(len(moves)), f"{seconds(frozen_s)} frozen, all together"))
     if lost:
         tiles.append(("Lost", str(lost), "bodies whose node was lost"))
     cells = "".join(

@@ -16,7 +16,7 @@ from stubs.home.run.story import FORMAT
 
 HINT = "mrun --trace FILE PROGRAM writes such a file"
 
-# What a bar tells of a program that has ended there; 0 where it does not say.
+# What a bar tells of a program that has ended there, or moved; 0 where it does not say.
 NUMBERS = (
     "cpu_s",
     "maxrss_bytes",
@@ -25,6 +25,8 @@ NUMBERS = (
     "bytes_to_node",
     "bytes_to_home",
     "restarts",
+    "frozen_ms",
+    "image_bytes",
 )
 
 

@@ -331,6 +331,8 @@ window.addEventListener("error", (event) => {
       ["round trips", known("round_trips", String)],
       ["carried", known("bytes_to_node", (v) => `${size(v)} there, ${size(bars.bytes_to_home[n])} back`)],
       ["restarts", known("restarts", (v) => (v ? String(v) : null))],
+      ["frozen to move", known("frozen_ms", (v) => seconds(v / 1e3))],
+      ["image", known("image_bytes", size)],
       ["end", status === null ? bars.end[n] : status < 0 ? "signal " + -status : "exit " + status],
       ["why there", story.whys[bars.why[n]]],
     ].filter((fact) => fact[1] !== null && fact[1] !== "");

@@ -10,6 +10,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from mlaunch.commands.migrate import said
 from stubs.link import runtime
 from stubs.link.endpoint import Endpoint
 from stubs.link.stream import SocketStream
@@ -94,6 +95,21 @@ class Feed:
                 then(answer)
 
         question = {"do": "why", "pid": pid}
+        self._daemon.request(Query(VERSION, json.dumps(question).encode()), answered)
+
+    def migrate(self, pid: int, node: str, then: Callable[[str], None]) -> None:
+        """Have a program moved; call `then` with what became of it, in words."""
+        if self._daemon is None:
+            return
+
+        def answered(message: Message) -> None:
+            text = NO_DAEMON
+            if isinstance(message, Answer):
+                answer = json.loads(message.text)
+                text = answer["error"] if "error" in answer else said(answer["outcomes"][0])
+            then(text)
+
+        question = {"do": "migrate", "pid": pid, "node": node}
         self._daemon.request(Query(VERSION, json.dumps(question).encode()), answered)
 
     def _answered(self, message: Message) -> None:

@@ -113,6 +113,9 @@ def _some(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
+_COUNTS = ("placed", "stayed", "moved", "refused", "lost", "restarted")
+
+
 def totals(model: Model, width: int) -> Line:
     """Return the line of totals since the daemon was started; what matters most comes first."""
     told = model.totals
@@ -122,7 +125,7 @@ def totals(model: Model, width: int) -> Line:
         ("to nodes", size(told["bytes_to_node"])),
         ("to home", size(told["bytes_to_home"])),
         ("decisions", speed or "…"),
-        *((name, str(told[name])) for name in ("placed", "stayed", "refused", "lost", "restarted")),
+        *((name, str(told[name])) for name in _COUNTS),
     ]
     parts: Line = []
     for name, text in facts:

@@ -40,7 +40,7 @@ class Live:
         self._escape: Timer | None = None
         self._model = Model()
         self._feed: Feed | None = None
-        self._screen = Screen(self._model, self._loop.stop, self._explain)
+        self._screen = Screen(self._model, self._loop.stop, self._explain, self._migrate)
         self._ended_by = 0
         self._delay_s = delay_s
 
@@ -69,6 +69,14 @@ class Live:
     def _explain(self, pid: int, then: Callable[[dict[str, Any]], None]) -> None:
         if self._feed is not None:
             self._feed.explain(pid, then)
+
+    def _migrate(self, pid: int, node: str, then: Callable[[str], None]) -> None:
+        def said(text: str) -> None:
+            then(text)
+            self._loop.at_turn_end(self._paint)
+
+        if self._feed is not None:
+            self._feed.migrate(pid, node, said)
 
     def _paint(self) -> None:
         try:

@@ -24,7 +24,7 @@ _HELP = (
     ("Enter", "details of the child"),
     ("F9 k", "send a signal to it (its deputy hands it on)"),
     ("f", "freeze it, or let a frozen one go on"),
-    ("F8 m", "migrate it (not available yet)"),
+    ("F8 m", "migrate it: to a node, home, or wherever is best"),
     ("F1 ? h", "this help"),
     ("F10 q Ctrl-C", "quit"),
 )
@@ -42,6 +42,7 @@ _EVENTS = {
     "node lost": styles.BAD,
     "node up": styles.GOOD,
     "refused": styles.WARNING,
+    "could not move": styles.WARNING,
     "restarted": styles.WARNING,
 }
 _INDENT = 14
@@ -103,7 +104,7 @@ def _facts(model: Model, child: Child, why: dict[str, Any] | None) -> list[tuple
         ("round trips", _or_unknown(child.round_trips)),
         ("traffic", _traffic(told)),
         ("restarts", _or_unknown(told["restarts"])),
-        ("migrations", _migrations(told["migrations"])),
+        ("migrations", str(told["migrations"] or "none")),
     ]
 
 
@@ -114,12 +115,6 @@ def _or_unknown(value: int | None) -> str:
 def _traffic(told: dict[str, Any]) -> str:
     to_node, to_home = size(told["bytes_to_node"]), size(told["bytes_to_home"])
     return f"{to_node or '?'} to the node, {to_home or '?'} to home"
-
-
-def _migrations(told: int | list[dict[str, Any]] | None) -> str:
-    if isinstance(told, list):
-        return ", ".join(f"{item['from']} to {item['to']}" for item in told) or "none"
-    return str(told or "none")
 
 
 def event_line(event: dict[str, Any]) -> Line:

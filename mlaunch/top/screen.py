@@ -33,15 +33,18 @@ class Screen:
         model: Model,
         quit: Callable[[], None],
         explain: Callable[[int, Callable[[dict[str, Any]], None]], None],
+        migrate: Callable[[int, str, Callable[[str], None]], None],
     ) -> None:
         """Show `model`; `quit` is called when the user has had enough.
 
         `explain` asks the daemon why the program of a pid runs where it does, and calls with the
-        answer when it comes.
+        answer when it comes; `migrate` has the program of a pid moved to a node, home or auto, and
+        calls with what became of it.
         """
         self._model = model
         self._quit = quit
         self._explain = explain
+        self._move_to = migrate
         self._why: dict[str, Any] | None = None  # of the child whose details are shown
         self.order = Order()
         self._chosen: int | None = None  # a pid
@@ -238,7 +241,23 @@ class Screen:
             self._say(send(row.pid, number))
 
     def _migrate(self) -> None:
-        self._say("migration is not available yet")
+        row = self._target()
+        if row is None:
+            self._say("there is no child to migrate")
+            return
+        here = row.child.node if row.child is not None else ""
+        names = [node.name for node in self._model.nodes if node.name not in (here, "local")]
+        words = ["auto", *names]
+        self._prompt = Choice(
+            f"Migrate {row.pid} ({_name(row)}) to",
+            words,
+            "auto",
+            lambda word: self._begin(row, word),
+        )
+
+    def _begin(self, row: Row, node: str) -> None:
+        self._say(f"{row.pid} is on its way")
+        self._move_to(row.pid, node, self._say)
 
     def _leave(self) -> None:
         self._quit()

@@ -42,10 +42,17 @@ class Meter:
     def _measure(self, tag: int) -> None:
         def counted(processes: list[Process]) -> None:
             rows = by_body(processes, self._guests.running, self._traffic.body)
-            usages = [Usage._make((*row, *self._traffic.of(row[0]))) for row in rows]
+            usages = [
+                self._with_all(Usage._make((*row, *self._traffic.of(row[0])))) for row in rows
+            ]
             self._link.reply(tag, Measured(0, 0, usages))
 
         self._capsule.census(counted)
+
+    def _with_all(self, usage: Usage) -> Usage:
+        """Add what a body has used on nodes where it was before."""
+        guest = self._guests.find(usage.body)
+        return usage._replace(cpu_us=usage.cpu_us + guest.cpu_us) if guest is not None else usage
 
 
 def by_body(

@@ -155,7 +155,7 @@ def test_what_has_ended_is_gone_from_ps_and_known_to_why(bed: Cluster) -> None:
         said = home.run(("mlaunch", "why", str(row["pid"])), check=True).stdout.decode()
         assert "runs on n1 since" in said
         assert "because: asked for" in said
-        assert "it stays on n1 until it ends" in said
+        assert "moving: it is to run on n1 only: it moves only when told to" in said
         home.run(("kill", str(row["pid"])), check=True)
         process.wait(30)
     wait_until(lambda: not ps(home), 30, "no body is left")

@@ -23,7 +23,7 @@ from stubs.link.endpoint import Endpoint
 from stubs.link.loop import Loop
 from stubs.link.stream import SocketStream
 from stubs.wire.codec import Message, Usage
-from stubs.wire.messages import Attach, Ended, Error, Move, Moved, Place
+from stubs.wire.messages import Attach, Ended, Error, Move, Moved, Place, Report
 from stubs.wire.version import VERSION
 
 EBUSY = 16
@@ -45,6 +45,7 @@ class Bed:
         for name in ("n1", "n2", "local"):
             self._connect(name)
         self.moves: list[tuple[Move, int]] = []
+        self.on_move: Callable[[Move], None] = lambda message: None
         self.answer: Message = Moved(7, b"n1", 43_000, 200_000, 12_300_000)
         self.moving = Moving(self.placing, self.inventory, lambda members, patience, then: then())
         observing = Observing(self.loop, self.inventory, self.journal, self.placing.load)
@@ -59,6 +60,10 @@ class Bed:
         far = Endpoint(self.loop, SocketStream(two), mine, lambda reason: None, "test")
         self.ends += [near, far]
         return near, far
+
+    def pair(self, handlers: dict[Any, Any]) -> tuple[Endpoint, Endpoint]:
+        """Return an end of the daemon's that has those handlers, and the other."""
+        return self._pair({}, handlers)
 
     def _connect(self, name: str) -> None:
         def attached(message: Attach, tag: int, fds: list[int]) -> None:
@@ -80,6 +85,7 @@ class Bed:
 
     def _move(self, message: Move, tag: int, fds: list[int]) -> None:
         self.moves.append((message, len(fds)))
+        self.on_move(message)
         for fd in fds:
             os.close(fd)
         if self.answer is not None:
@@ -250,3 +256,69 @@ def test_a_node_that_cannot_be_used_is_no_place_to_move_to(bed: Bed) -> None:
     bed.node("n2").state, bed.node("n2").reason = "lost", "it does not answer"
     assert bed.move(7, "n2").error == "n2 cannot be used: it does not answer"
     assert bed.moves == []
+
+
+def emptied(bed: Bed, name: str) -> list[tuple[int, str, str]]:
+    """Have a node emptied; return pid, where it went and the error of each that was there."""
+    answer = bed.ask(do="expel", node=name)
+    return sorted((each["pid"], each["to"], each["error"]) for each in answer["outcomes"])
+
+
+def test_a_node_is_emptied_of_all_its_bodies_and_can_be_used_again_then(bed: Bed) -> None:
+    for pid in range(7, 13):
+        bed.place(pid, "n1")
+    bed.place(20, "n2")
+    found = emptied(bed, "n1")
+    assert [pid for pid, _, _ in found] == list(range(7, 13))
+    # One CPU each: what goes next goes where fewer are.
+    assert {to for _, to, _ in found} == {"n2", HOME}
+    assert all(error == "" for _, _, error in found)
+    assert {record.node for record in bed.journal.bodies()} == {"n2", "local"}
+    assert bed.node("n1").problem == ""
+    assert emptied(bed, "n1") == []
+
+
+def test_while_a_node_is_emptied_nothing_is_sent_there(bed: Bed) -> None:
+    bed.place(7, "n1")
+    seen: list[str] = []
+    bed.on_move = lambda message: seen.append(bed.node("n1").problem)
+    emptied(bed, "n1")
+    assert seen == ["it is being emptied"]
+
+
+def test_what_cannot_leave_a_node_is_named_and_stays(bed: Bed) -> None:
+    bed.place(7, "n1")
+    bed.answer = Error(EBUSY, b"it has mapped a device")
+    assert emptied(bed, "n1") == [(7, "n2", "it has mapped a device")]
+    assert bed.journal.running[7].node == "n1"
+
+
+def test_a_body_leaves_home_if_no_node_can_take_it(bed: Bed) -> None:
+    bed.place(7, "n1")
+    bed.node("n2").state = "lost"
+    assert emptied(bed, "n1") == [(7, HOME, "")]
+
+
+def test_the_bodies_of_a_node_that_shuts_down_leave_it(bed: Bed) -> None:
+    bed.place(7, "n1")
+    member = bed.node("n1")
+    member.link, link = bed.pair(
+        {Report: lambda message, tag, fds: bed.inventory.report(member, message)}
+    )
+    told = {"state": "ready", "reason": "", "remedy": "", "rtt_ms": 1.0, "guests": 1}
+    rest: dict[str, Any] = {"facts": {}, "load": {}, "leaving": True}
+    link.post(Report(json.dumps({**told, **rest}).encode()))
+    bed.until(lambda: bed.journal.running[7].node != "n1")
+    assert bed.journal.running[7].reason == "moved: n1 is shutting down"
+    assert member.problem == "it is shutting down"
+    assert member.shown()["state"] == "leaving"
+
+
+def test_auto_goes_where_it_is_best_or_says_that_it_is_there(bed: Bed) -> None:
+    bed.place(7, "n1")
+    bed.place(8, "n1")
+    (outcome,) = bed.ask(do="migrate", pid=7, node="auto")["outcomes"]
+    assert (outcome["from"], outcome["to"], outcome["error"]) == ("n1", "n2", "")
+    (outcome,) = bed.ask(do="migrate", pid=7, node="auto")["outcomes"]
+    assert (outcome["from"], outcome["to"], outcome["error"]) == ("n2", "n2", "")
+    assert len(bed.moves) == 1

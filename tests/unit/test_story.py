@@ -7,8 +7,18 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stubs.home.run import story
-from stubs.home.run.records import HOME, LOST, MOST_ARGUMENTS, Record, Records
+from mlaunch.report.page import html
+from mlaunch.report.story import decode
+from stubs.home.run import receipt, story
+from stubs.home.run.records import (
+    HOME,
+    LOST,
+    MOST_ARGUMENTS,
+    MOVED,
+    Migration,
+    Record,
+    Records,
+)
 from stubs.home.run.story import Bar
 from tests.traceformat import check, events
 
@@ -85,12 +95,40 @@ def test_a_body_that_was_started_again_is_two_bars_and_an_arrow() -> None:
     assert (arrow["pid"], arrow["ts"]) == (first["pid"], 1_999_999)
 
 
-def test_the_format_has_migrations() -> None:
+def test_a_move_is_a_bar_on_another_lane_with_an_arrow_a_reason_and_its_cost() -> None:
     body = away(7, "n2", 3, 5)
-    body.stays = (("n1", 1.0, 3.0, "moved"),)
+    body.stays = ((HOME, 0.5, 1.0, MOVED), ("n1", 1.0, 3.0, MOVED))
+    body.migrations = (
+        Migration(HOME, "n1", "load: n1 idles, home is spared", 12.0, 4_000_000),
+        Migration("n1", "n2", "asked for", 43.21, 12_300_000),
+    )
     found = told(body)
     check(found)
-    assert [e["cat"] for e in events(found, "s")] == ["migration"]
+    assert [e["cat"] for e in events(found, "s")] == ["migration", "migration"]
+    bars = [bar["args"] for bar in events(found, "X")]
+    assert [bar["why"] for bar in bars] == [
+        "idle",
+        "moved: load: n1 idles, home is spared",
+        "moved: asked for",
+    ]
+    assert [(bar["end"], bar.get("frozen_ms"), bar.get("image_bytes")) for bar in bars] == [
+        ("moved", 12.0, 4_000_000),
+        ("moved", 43.21, 12_300_000),
+        ("exited", None, None),
+    ]
+    page = html(decode(found))
+    assert "<dt>Moves</dt><dd>2</dd><dd>55 ms frozen, all together</dd>" in page
+
+
+def test_a_receipt_lists_the_moves_of_each_body() -> None:
+    body = away(7, "n2", 3, 5)
+    body.migrations = (Migration("n1", "n2", "asked for", 43.21, 12_300_000),)
+    records = Records([b"gcc"], None, None)
+    records.all.append(body)
+    found = json.loads("".join(receipt.pieces(records, 0)))
+    assert found["bodies"][0]["migrations"] == [
+        {"from": "n1", "to": "n2", "freeze_ms": 43.21, "bytes": 12_300_000, "why": "asked for"}
+    ]
 
 
 def test_how_programs_ended() -> None:

@@ -27,11 +27,16 @@ class Shown:
     def __init__(self, known: Model) -> None:
         self.model = known
         self.left: list[bool] = []
-        self.screen = Screen(known, lambda: self.left.append(True), self.explain)
+        self.moves: list[tuple[int, str]] = []
+        self.screen = Screen(known, lambda: self.left.append(True), self.explain, self.migrate)
 
     def explain(self, pid: int, then: Callable[[dict[str, Any]], None]) -> None:
         told = next(body for body in answers()[-1]["bodies"] if body["pid"] == pid)
         then({**why(), "pid": pid, "argv": told["argv"]})
+
+    def migrate(self, pid: int, node: str, then: Callable[[str], None]) -> None:
+        self.moves.append((pid, node))
+        then(f"moved {pid} to {node}")
 
     def press(self, *keys: str) -> None:
         for key in keys:
@@ -219,14 +224,29 @@ def test_help_names_every_key_and_can_be_scrolled(shown: Shown) -> None:
     assert "HELP" not in shown.text()
 
 
-def test_what_cannot_be_done_says_so(shown: Shown) -> None:
+def test_a_child_is_sent_where_the_user_chooses(shown: Shown) -> None:
+    first = shown.rows()[0].split()
+    pid, here = int(first[0]), first[1]
     shown.press("m")
-    assert "migration is not available yet" in shown.text()
+    question = shown.text().splitlines()[-1]
+    assert question.split()[:2] == ["Migrate", str(pid)]
+    words = question.partition(" to: ")[2].split()
+    assert words[0] == "auto"
+    assert here not in words
+    shown.press("Right", "Enter")
+    assert shown.moves == [(pid, words[1])]
+    assert f"moved {pid} to {words[1]}" in shown.text()
+    shown.press("Enter", "m", "Escape")
+    assert len(shown.moves) == 1
+
+
+def test_what_cannot_be_done_says_so(shown: Shown) -> None:
     shown.model.take({**answers()[-1], "bodies": []})
     shown.screen.refresh()
     for key, words in (
         ("k", "no child to send"),
         ("f", "no child to freeze"),
+        ("m", "no child to migrate"),
         ("Enter", "no child"),
     ):
         shown.press(key)

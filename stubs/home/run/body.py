@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from stubs.home.run.departure import Departure
     from stubs.home.run.deputy import Arrival, Deputy
+    from stubs.home.run.records import Migration
     from stubs.home.run.tracer import Stop
     from stubs.link.loop import Loop, Timer
     from stubs.wire.codec import Message
@@ -67,6 +68,7 @@ class Body:
         self.departure = departure
         self.began = self.arrived = time.monotonic()  # the latter: on its node of now; 0: on none
         self.stays: list[tuple[str, float, float, str]] = []  # see stubs.home.run.records
+        self.migrations: list[Migration] = []
         self.exited: Exited | None = None
         self.lost: str | None = None  # why its node was lost
         self.unseen = False  # then: nothing of what it did can have been noticed

@@ -81,6 +81,7 @@ class Departing:
         self._bodies: dict[int, Body] = {}
         self._exes: dict[int, bytes] = {}
         self.moving = Moving(self._links, self._bodies)
+        self.moving.on_moved = self.recording.body_moved
         self._restarting = Restarting(loop, self._placements, self._links, self._over)
 
     def _order(self, move: Move, fds: list[int], answer: Callable[[Message], None]) -> None:

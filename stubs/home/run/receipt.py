@@ -45,6 +45,15 @@ def _body(records: Records, record: Record) -> dict[str, object]:
         "bytes_to_node": record.bytes_to_node,
         "bytes_to_home": record.bytes_to_home,
         "restarts": record.restarts,
-        "migrations": [],
+        "migrations": [
+            {
+                "from": migration.source,
+                "to": migration.target,
+                "freeze_ms": round(migration.freeze_ms, 3),
+                "bytes": migration.bytes,
+                "why": migration.why,
+            }
+            for migration in record.migrations
+        ],
         "why": record.why,
     }

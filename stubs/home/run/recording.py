@@ -6,16 +6,27 @@ the mruns that it runs under. Without such a file nothing is noted.
 
 from __future__ import annotations
 
+import os
 import time
 
 from stubs.home.run.proc import read_strings
-from stubs.home.run.records import BRIEF_SECONDS, HOME, MOST_ARGUMENTS, Record, of_body
+from stubs.home.run.records import (
+    BRIEF_SECONDS,
+    HOME,
+    LOCAL,
+    MOST_ARGUMENTS,
+    MOVED,
+    Migration,
+    Record,
+    of_body,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stubs.home.run.body import Body
     from stubs.home.run.records import Records
     from stubs.home.run.tree import Task, Tree
+    from stubs.wire.messages import Move, Moved
 
 
 class Recording:
@@ -97,6 +108,25 @@ class Recording:
                 records.all.append(record)
 
     # away
+
+    def left_home(self, task: Task, body: Body) -> None:
+        """Note that a program which ran at home is a body from now on."""
+        record, task.record = task.record, None
+        if record is None:
+            return
+        body.stays.insert(0, (HOME, record.began, time.monotonic(), MOVED))
+        for records in self._keepers(task, at_home=True):
+            records.running.pop(task.pid, None)
+        if task.records is not None:
+            task.records.program = None
+
+    def body_moved(self, body: Body, former: str, move: Move, moved: Moved) -> None:
+        """Note a move that the daemon has ordered, and what it cost."""
+        target = os.fsdecode(move.node)
+        source, target = (HOME if node == LOCAL else node for node in (former, target))
+        why = move.why.decode(errors="replace")
+        freeze_ms = moved.frozen_us / 1000
+        body.migrations.append(Migration(source, target, why, freeze_ms, moved.bytes))
 
     def body_ended(self, body: Body) -> None:
         """Note the end of a body, or that it was lost for good."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Writer = Callable[["Records", int], Iterable[str]]
 
 HOME = "home"
+LOCAL = "local"
 
 # What runs at home for a shorter time is left out of a story: a build has tens of thousands.
 BRIEF_SECONDS = 0.005
@@ -34,6 +35,20 @@ MOST_ARGUMENTS = 400
 # How a stay ended that was not the last one of a body.
 LOST = "lost"
 MOVED = "moved"
+
+
+class Migration:
+    """A move of a program from one place to another: why, and what it cost."""
+
+    __slots__ = ("bytes", "freeze_ms", "source", "target", "why")
+
+    def __init__(self, source: str, target: str, why: str, freeze_ms: float, bytes: int) -> None:
+        """Note it; places are HOME and names of nodes."""
+        self.source = source
+        self.target = target
+        self.why = why
+        self.freeze_ms = freeze_ms
+        self.bytes = bytes
 
 
 class Record:
@@ -47,7 +62,9 @@ class Record:
         "cpu_s",
         "departure_s",
         "ended",
+        "is_away",
         "maxrss_kib",
+        "migrations",
         "node",
         "own_s",
         "parent",
@@ -68,6 +85,7 @@ class Record:
         self.pid = pid
         self.node = node
         self.why = why
+        self.is_away = node != HOME  # it is, or was in the end, a body
         self.parent: Record | None = None  # of what started it; for a story only
         self.began = time.monotonic()
         self.ended: float | None = None
@@ -82,16 +100,12 @@ class Record:
         self.bytes_to_home = 0
         self.restarts = 0
         self.stays: tuple[tuple[str, float, float, str], ...] = ()  # before: node, from, to, how
+        self.migrations: tuple[Migration, ...] = ()  # one for each stay that ended as MOVED
 
     @property
     def argv(self) -> list[bytes]:
         """The program's arguments, or as many of them as are kept."""
         return self._argv.split(b"\0")
-
-    @property
-    def is_away(self) -> bool:
-        """Whether it is of a body."""
-        return self.node != HOME
 
     def end_at_home(self, status: int, cpu_s: float, own_s: float, maxrss_kib: int) -> None:
         """Note its end at home."""
@@ -106,6 +120,8 @@ def of_body(body: Body, most: int) -> Record:
     """Return the record of a body that has ended, or was lost."""
     departure = body.departure
     record = Record(body.pid, departure.program.argv, departure.node, departure.reason, most)
+    record.is_away = True
+    record.migrations = tuple(body.migrations)
     stays = list(body.stays)
     if body.arrived:
         record.began, record.ended = body.arrived, time.monotonic()
@@ -116,6 +132,10 @@ def of_body(body: Body, most: int) -> Record:
     record.departure_s = body.began - departure.began
     record.restarts = departure.restarts
     record.stays = tuple(stays)
+    if record.migrations:
+        # What has come home runs on the embedded node.
+        record.node = _place(record.node)
+        record.stays = tuple((_place(stay[0]), *stay[1:]) for stay in stays)
     exited = body.exited
     # Of a lost one it will never be known what it used.
     if exited is not None:
@@ -126,6 +146,10 @@ def of_body(body: Body, most: int) -> Record:
         record.bytes_to_node = exited.bytes_to_node
         record.bytes_to_home = exited.bytes_to_home
     return record
+
+
+def _place(node: str) -> str:
+    return HOME if node == LOCAL else node
 
 
 class Records:

@@ -6,6 +6,7 @@ The file is in the JSON Trace Event Format (Chrome, https://ui.perfetto.dev), on
   1): lanes in which no two bars overlap, so that there are as many as programs ran at once;
 - a bar ("ph": "X", "cat" "home" or "body") is a stay of a program at one place. Its args are pid,
   argv, why, end, and, where the program has ended there, status, cpu_s and so on (see `_args`);
+  where it has moved from, frozen_ms and image_bytes. `why` is that of the last move before;
 - an arrow ("ph": "s" and "f") leads from parent to child ("cat" "parent"), from where a body was
   lost to where it was started again ("restart"), and from node to node ("migration");
 - "ts" and "dur" are in us from the start of the run;
@@ -20,28 +21,28 @@ import os
 import time
 from heapq import heappop, heappush
 
-from stubs.home.run.records import HOME, LOST, outcome
+from stubs.home.run.records import HOME, LOST, MOVED, outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stubs.home.run.records import Record, Records
+    from stubs.home.run.records import Migration, Record, Records
 
 FORMAT = "mlaunch-story-1"
 
-# How a bar ends, besides LOST and "moved".
+# How a bar ends, besides LOST and MOVED.
 EXITED = "exited"
 REPLACED = "replaced"  # by another program, in the same process
 LEFT = "left"  # it still ran when mrun ended
 
-_ARROWS = {LOST: "restart", "moved": "migration"}
+_ARROWS = {LOST: "restart", MOVED: "migration"}
 
 
 class Bar:
     """A stay of a program at one place; us from the start of the run."""
 
-    __slots__ = ("begin", "end", "how", "lane", "node", "record")
+    __slots__ = ("begin", "end", "how", "lane", "migration", "node", "record", "why")
 
     def __init__(self, record: Record, node: str, begin: int, end: int, how: str) -> None:
         """Make it last for 1 us at least: arrows need something to hold on to."""
@@ -51,6 +52,8 @@ class Bar:
         self.end = max(end, begin + 1)
         self.how = how
         self.lane = 0
+        self.why = record.why
+        self.migration: Migration | None = None  # with which it ended
 
 
 def pieces(records: Records, status: int) -> Iterator[str]:
@@ -102,8 +105,20 @@ def _bars(records: Records, now: float) -> dict[int, list[Bar]]:
             if record.status is None:
                 how = LOST if record.is_away else REPLACED
         stays.append(Bar(record, record.node, us(record.began), us(last), how))
+        _tell_moves(record, stays)
         bars[id(record)] = stays
     return bars
+
+
+def _tell_moves(record: Record, bars: list[Bar]) -> None:
+    """Give each bar that ended with a move what that cost, and the next one its reason."""
+    migrations = iter(record.migrations)
+    for before, after in zip(bars, bars[1:]):
+        after.why = before.why
+        if before.how == MOVED:
+            before.migration = next(migrations, None)
+            if before.migration is not None:
+                after.why = f"moved: {before.migration.why}"
 
 
 def lay_out(bars: list[Bar]) -> list[str]:
@@ -170,9 +185,12 @@ def _args(bar: Bar) -> dict[str, object]:
     args: dict[str, object] = {
         "pid": record.pid,
         "argv": _words(record.argv),
-        "why": record.why,
+        "why": bar.why,
         "end": bar.how,
     }
+    if bar.migration is not None:
+        args["frozen_ms"] = round(bar.migration.freeze_ms, 3)
+        args["image_bytes"] = bar.migration.bytes
     if bar.how != EXITED:
         return args
     assert record.status is not None
