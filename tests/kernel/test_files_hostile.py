@@ -34,6 +34,7 @@ from stubs.wire.messages import (
     Getattr,
     Hold,
     Keep,
+    Kept,
     Lacking,
     Lock,
     Names,
@@ -65,7 +66,7 @@ BODIES = 8
 REQUESTS = [MESSAGES[number] for number in (*range(0x20, 0x3C), Traced.KIND, Lacking.KIND)]
 
 # Messages that are not for a file service: the agent's with its shelf, and home's own.
-_NOT_OURS = [Find, Keep, Names, Coming, Contents, Trace, Offered]
+_NOT_OURS = [Find, Keep, Kept, Names, Coming, Contents, Trace, Offered]
 
 _EDGES = [0, 1, 2, 0x7F, 0xFFF, 1 << 20, (1 << 31) - 1, (1 << 32) - 1]
 _LONG_EDGES = [*_EDGES, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]

@@ -39,6 +39,9 @@ _USED_SECONDS = 3600.0
 
 HASH_BYTES = 32
 
+# What file systems give to a file at a time.
+_BLOCK = 4096
+
 
 class Shelf:
     """Finds contents by their hash, and keeps them."""
@@ -105,29 +108,32 @@ class Shelf:
 
     # keeping
 
-    def keep(self, digest: bytes, data: bytes) -> None:
-        """Keep contents, if they are what their hash says and there is room."""
-        if not self._usable or hashlib.sha256(data).digest() != digest:
-            return
+    def keep(self, data: bytes) -> bytes:
+        """Keep contents if there is room; return their hash, empty if nothing can be kept."""
+        if not self._usable:
+            return b""
+        digest = hashlib.sha256(data).digest()
         place = self._place(digest)
         temporary = os.path.join(self._directory, f"{_TEMPORARY}{os.getpid()}-{digest.hex()[:16]}")
         try:
             if self._size < 0:
                 self._open()
             if os.path.exists(place):
-                return
-            if not self._make_room(len(data)):
+                return digest
+            if not self._make_room(_room(len(data))):
                 self._usable = False
-                return
+                return b""
             os.makedirs(os.path.dirname(place), 0o700, exist_ok=True)
             with open(temporary, "wb", opener=_private) as file:
                 file.write(data)
             os.rename(temporary, place)
-            self._size += len(data)
+            self._size += _room(len(data))
         except OSError:
             # Full, read-only, not ours: it goes without a cache.
             self._usable = False
             self._remove(temporary)
+            return b""
+        return digest
 
     def _open(self) -> None:
         """Make the directory and see how much is in it; OSError unless it is ours alone."""
@@ -166,7 +172,7 @@ class Shelf:
                 except FileNotFoundError:
                     continue  # another agent has removed it
                 if not name.startswith(_TEMPORARY):
-                    yield found.st_mtime, found.st_size, place
+                    yield found.st_mtime, _room(found.st_size), place
                 elif time.time() - found.st_mtime > _STALE_SECONDS:
                     self._remove(place)
 
@@ -179,6 +185,11 @@ class Shelf:
             os.unlink(place)
         except OSError:
             pass  # another agent has removed it, or nobody may: it is checked at each use
+
+
+def _room(size: int) -> int:
+    """Return what a file of this size takes of the disk: headers are small, and many."""
+    return -(-size // _BLOCK) * _BLOCK
 
 
 def _private(path: str, flags: int) -> int:

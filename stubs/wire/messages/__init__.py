@@ -63,6 +63,7 @@ from stubs.wire.messages.capsule import Foreground as Foreground
 from stubs.wire.messages.capsule import Furnish as Furnish
 from stubs.wire.messages.capsule import Ghost as Ghost
 from stubs.wire.messages.capsule import Keep as Keep
+from stubs.wire.messages.capsule import Kept as Kept
 from stubs.wire.messages.capsule import MountView as MountView
 from stubs.wire.messages.capsule import Watch as Watch
 from stubs.wire.messages.link import Bulk as Bulk

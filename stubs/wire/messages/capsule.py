@@ -110,8 +110,14 @@ class Find(Message):
 
 
 class Keep(Message):
-    """A→its shelf: keep these contents."""
+    """A→its shelf: keep these contents. Posted back: Kept, in order."""
 
     KIND = 0x43
-    hash: Blob
     data: Blob
+
+
+class Kept(Message):
+    """Shelf→A: contents are kept under this SHA-256; empty: nothing can be kept."""
+
+    KIND = 0x44
+    hash: Blob
