@@ -135,6 +135,32 @@ def test_a_file_changed_with_its_time_set_back_is_not_served_stale(
         bed.run(look, bed.mount)
 
 
+def test_a_change_by_a_name_that_no_node_has_seen_is_noticed(directory: str) -> None:
+    fill(directory)
+    hidden = f"{directory}/home/hidden"
+    os.mkdir(hidden)
+    os.link(f"{directory}/home/large", f"{hidden}/large")
+    settle(f"{hidden}/large")
+    os.unlink(f"{directory}/state/cache/hashes.sqlite")
+    run(directory, files=1)  # its change time is another: home hashes it anew
+
+    def look(mount: str, expected: bytes) -> None:
+        fd = os.open(f"{mount}/large", os.O_RDONLY)
+        assert os.pread(fd, len(expected), 100) == expected
+        os.close(fd)
+
+    first = Path(hidden, "large").read_bytes()[100:107]
+    with Bed(directory, state=f"{directory}/state") as bed:
+        bed.prefetch("/prog", "-")
+        bed.run(look, bed.mount, first)
+        with open(f"{hidden}/large", "r+b") as file:
+            file.seek(100)
+            file.write(b"changed")
+        bed.barrier()
+        bed.run(look, bed.mount, b"changed")
+        assert bed.stats()["bytes_in"] < SIZE
+
+
 @pytest.mark.parametrize("when", ["before the offer", "while the node looks for it"])
 def test_what_the_node_writes_is_not_undone_by_what_it_keeps(directory: str, when: str) -> None:
     fill(directory)

@@ -17,6 +17,8 @@ from stubs.wire.messages import Coming, Names, Offered, Snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stubs.home.files.hashes import Hashes
     from stubs.home.files.inodes import Inode
     from stubs.home.files.listing import Listings
@@ -44,8 +46,13 @@ class Burst:
         listed: set[int],
         sent: Sent,
         hashes: Hashes,
+        watch: Callable[[Inode], None],
     ) -> None:
-        """Begin with nothing; `listed` and `sent` say what the node has, and are kept up."""
+        """Begin with nothing; `listed` and `sent` say what the node has, and are kept up.
+
+        `watch` sees to it that changes of a file are noticed by whatever name they are made.
+        """
+        self._watch = watch
         self.ranges: list[tuple[int, int, int]] = []
         self.offers: list[tuple[int, int, int, bytes]] = []  # each with its hash
         self._hashes = hashes
@@ -143,8 +150,16 @@ class Burst:
         self, inode: Inode, status: os.stat_result, ranges: list[tuple[int, int]]
     ) -> None:
         """Note what of these ranges is still to be sent, whole units in pieces."""
-        units = units_sent(self._sent, inode, status)
         hashes = self._hashes.units(status)
+        if hashes and status.st_nlink > 1:
+            # Else it is watched when it is read; what is offered may never be.
+            try:
+                self._watch(inode)
+                status = self._tree.status(inode)
+            except OSError:
+                return  # gone meanwhile
+            hashes = self._hashes.units(status)
+        units = units_sent(self._sent, inode, status)
         piece = UNIT if hashes else PIECE
         for offset, length in ranges:
             end = min(offset + length, status.st_size)
