@@ -12,6 +12,7 @@ import pytest
 
 from stubs.abi.mount import mount
 from stubs.node.view.shelf import Shelf
+from stubs.node.view.spool import Spool
 from tests.kernel.file_peer import in_child, in_new_mount_namespace
 from tests.kernel.viewbed import Bed
 from tests.posix.tools import until
@@ -292,6 +293,31 @@ def test_small_contents_are_counted_as_what_they_take_of_the_disk(tmp_path: Path
     for number in range(100):
         shelf.keep(unit(number, 1000)[1])
         assert size_of(tmp_path) <= UNIT * 1000 // 4096
+
+
+def test_what_is_not_lasting_leaves_nothing_behind(tmp_path: Path) -> None:
+    shelf = Shelf(str(tmp_path / "content"))
+    for number in range(100):
+        digest, data = unit(number, 1000)
+        assert shelf.keep(data, lasting=False) == digest
+    for number in range(100):
+        digest, data = unit(number, 1000)
+        assert shelf.find(digest, 1000, b"/no/such", 1000, 0) == data
+    assert size_of(tmp_path) == 0
+
+
+def test_a_spool_that_is_full_begins_anew(tmp_path: Path) -> None:
+    with open(tmp_path / "spool", "w+b") as file:
+        spool = Spool(file.fileno(), 10 * UNIT)
+        for number in range(25):
+            digest, data = unit(number)
+            spool.keep(digest, data)
+            assert spool.find(digest) == data
+            assert os.fstat(file.fileno()).st_size <= 10 * UNIT
+        assert spool.find(unit(19)[0]) is None
+        assert spool.find(unit(20)[0]) == unit(20)[1]
+        os.pwrite(file.fileno(), b"damaged", 5)
+        assert spool.find(unit(20)[0]) is None
 
 
 def test_nobody_else_may_look_into_the_cache(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ def test_what_the_node_keeps_no_longer_is_sent_again(root_bed: Bed) -> None:
     shutil.rmtree(os.path.join(os.path.dirname(bed.mount), "content"))
     bed.run(reclaim, bed.mount)
     bed.run(read_all, bed.home, bed.mount)
-    assert bed.stats()["bytes_in"] - before["bytes_in"] == sum(SIZES)
+    gone = sum(size for size in SIZES if size >= 64 << 10)  # smaller ones have no names there
+    assert bed.stats()["bytes_in"] - before["bytes_in"] == gone
 
 
 def test_a_shelf_that_dies_is_done_without(root_bed: Bed) -> None:

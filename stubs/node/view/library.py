@@ -1,11 +1,11 @@
 """The agent's side of the shelf: contents that home need not send, because the node has them.
 
 What home has sent is handed to a child process (stubs.node.view.shelf), which keeps it and says
-under which hash. Each file remembers the hashes of its parts as long as its contents are what they
-were, no longer (`Shelved`): the kernel reclaims pages that home would send again. The hashes that
-home offers are remembered, too, and may or may not be on the shelf. What is looked for and not
-found is asked from home. The child is started with the first contents; should it end, there is no
-shelf.
+under which hash. Each file remembers the hashes of its parts until its contents change, no longer
+(stubs.node.view.pieces), so that pages which the kernel has reclaimed need not be sent again. The
+hashes that home offers are remembered, too; whether these are on the shelf is not known. What is
+looked for and not found is asked from home. The child is started with the first contents; should it
+end, everything is asked from home.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from stubs.abi.unistd import close_except
 from stubs.link.endpoint import Endpoint
 from stubs.link.loop import Loop
 from stubs.link.stream import SocketStream
+from stubs.node.view.pieces import UNIT
 from stubs.node.view.shelf import HASH_BYTES, Shelf
 from stubs.wire.messages import Contents, Find, Keep, Kept
 
@@ -29,62 +30,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stubs.node.view.inodes import Node
+    from stubs.node.view.pieces import Part, Shelved
 
-    # Where it starts and ends in its file, and the SHA-256 of what is in it: less than that when
-    # the file ends there.
-    Part = tuple[int, int, bytes]
+    # Of which file it is, where it starts and ends there.
+    Place = tuple[Shelved, int, int]
     # What is looked for, and who gets it (None: it is not there).
     Sought = tuple[Node, Part, Callable[[bytes | None], None]]
 
-# Files are kept in parts that do not cross a multiple of this: what home hashes.
-UNIT = 128 << 10
+# Home does not offer smaller files (stubs.home.files.hashes).
+SMALLEST = 64 << 10
 
 # What a Find asks for; the child answers each part before it reads the next.
 PART = 64
 
-# Bytes that the child has not kept yet, above which nothing more is kept: not worth the memory.
-MAX_BACKLOG = 40 << 20
+# Contents are handed over so late, or when they are so many bytes: headers are small, and many.
+GATHER_SECONDS = 0.02
+MAX_GATHERED = 256 << 10
 
-
-class Shelved:
-    """The parts of a file of which the hashes are known, while its contents do not change."""
-
-    __slots__ = ("_units",)
-
-    def __init__(self) -> None:
-        """None is known."""
-        self._units: dict[int, list[Part]] = {}
-
-    def add(self, part: Part) -> None:
-        """Remember a part, in place of those that are within it, unless it is within another."""
-        start, end, _ = part
-        known = self._units.get(start // UNIT, ())
-        if not any(each[0] <= start and end <= each[1] for each in known):
-            others = [each for each in known if each[0] < start or end < each[1]]
-            self._units[start // UNIT] = [*others, part]
-
-    def remove(self, part: Part) -> None:
-        """Forget a part: the shelf has it not."""
-        known = self._units.get(part[0] // UNIT, [])
-        if part in known:
-            known.remove(part)
-
-    def at(self, position: int) -> Part | None:
-        """Return the part in which `position` is."""
-        for part in self._units.get(position // UNIT, ()):
-            if part[0] <= position < part[1]:
-                return part
-        return None
-
-    def following(self, position: int, end: int) -> int:
-        """Return where the next part begins behind `position`, which is in none; `end` at last."""
-        if not self._units:
-            return end
-        for unit in range(position // UNIT, -(-end // UNIT)):
-            starts = [part[0] for part in self._units.get(unit, ()) if part[0] > position]
-            if starts:
-                return min(end, *starts)
-        return end
+# Bytes that the child has not kept yet above which nothing more is: they are in our memory.
+MAX_BACKLOG = 16 << 20
 
 
 class Library:
@@ -97,9 +61,14 @@ class Library:
         self._pid = 0
         self._child: Endpoint | None = None
         self._sought: deque[Callable[[bytes | None], None]] = deque()  # answered in this order
-        self._keeping: deque[tuple[Shelved, int, int, int]] = deque()  # so are these: start, end
-        self._backlog = 0  # bytes in them
-        self._full = False  # nothing can be kept
+        # What is to be kept: gathered, and handed over to the child, which answers in this order.
+        self._places: list[Place] = []
+        self._lasting: list[int] = []
+        self._contents: list[bytes] = []
+        self._gathered = 0  # bytes
+        self._keeping: deque[tuple[list[Place], int]] = deque()
+        self._backlog = 0  # bytes in both
+        self._full = False  # nothing can be kept any more
 
     def close(self) -> None:
         """End the child."""
@@ -124,31 +93,52 @@ class Library:
 
     # keeping
 
-    def keep(self, shelved: Shelved, start: int, end: int, data: bytes) -> None:
+    def keep(self, shelved: Shelved, start: int, end: int, data: bytes, size: int) -> None:
         """Keep what home has sent of [start, end) of a file: less than that if the file ends there.
 
-        `shelved` is told when it is kept, if somebody still refers to it by then.
+        `size` is that of the file. `shelved` is told when it is kept; if the contents of the file
+        have changed by then, it is nobody's any more.
         """
-        child = self._started()
         position, last = start, start + len(data)
-        while position < last and child.lost is None and not self._full:
+        while position < last and not self._full and self._backlog < MAX_BACKLOG:
             following = (position // UNIT + 1) * UNIT
             part = data[position - start : following - start]
-            if self._backlog + len(part) > MAX_BACKLOG:
-                return
+            # As home would offer it on another link.
+            whole = position % UNIT == 0 and position + len(part) in (following, size)
             stop = min(following, end if last < following else last)
-            child.post(Keep(part))
-            self._keeping.append((shelved, position, stop, len(part)))
-            self._backlog += len(part)
+            self._gather((shelved, position, stop), part, whole and size >= SMALLEST)
             position = following
 
+    def _gather(self, place: Place, data: bytes, lasting: bool) -> None:
+        if not self._places:
+            self._loop.call_later(GATHER_SECONDS, self._hand_over)
+        self._places.append(place)
+        self._contents.append(data)
+        self._lasting.append(int(lasting))
+        self._backlog += len(data)
+        self._gathered += len(data)
+        if self._gathered >= MAX_GATHERED:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Have the child keep what was gathered."""
+        if not self._places:
+            return
+        message = Keep(self._lasting, self._contents)
+        self._keeping.append((self._places, self._gathered))
+        self._places, self._lasting, self._contents, self._gathered = [], [], [], 0
+        child = self._started()
+        if child.lost is None:
+            child.post(message)
+
     def _kept(self, message: Kept, _: int, __: list[int]) -> None:
-        shelved, start, end, length = self._keeping.popleft()
+        places, length = self._keeping.popleft()
         self._backlog -= length
-        if message.hash:
-            shelved.add((start, end, message.hash))
-        else:
-            self._full = True
+        hashes = message.hashes
+        self._full = len(hashes) < HASH_BYTES * len(places)
+        for index in range(len(hashes) // HASH_BYTES):
+            shelved, start, end = places[index]
+            shelved.add((start, end, hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES]))
 
     # the child
 
@@ -174,7 +164,7 @@ class Library:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
             self._pid = 0
-        self._keeping.clear()
+        self._full = True
         while self._sought:
             self._sought.popleft()(None)
 
@@ -209,7 +199,8 @@ def serve(sock: socket.socket, shelf: Shelf) -> None:
     Somebody waits for what is to be found, nobody for what is to be kept: that comes last.
     """
     loop = Loop()
-    to_keep: deque[bytes] = deque()
+    to_keep: deque[Keep] = deque()
+    hashes: list[bytes] = []  # of the first of them
 
     def find(message: Find, _: int, __: list[int]) -> None:
         for index, (size, path) in enumerate(zip(message.sizes, message.paths)):
@@ -221,13 +212,19 @@ def serve(sock: socket.socket, shelf: Shelf) -> None:
 
     def keep(message: Keep, _: int, __: list[int]) -> None:
         if not to_keep:
-            loop.call_later(0.0, keep_next)
-        to_keep.append(message.data)
+            loop.call_later(0.0, keep_one)
+        to_keep.append(message)
 
-    def keep_next() -> None:
-        endpoint.post(Kept(shelf.keep(to_keep.popleft())))
+    def keep_one() -> None:
+        message = to_keep[0]
+        index = len(hashes)
+        hashes.append(shelf.keep(message.contents[index], bool(message.lasting[index])))
+        if len(hashes) == len(message.contents):
+            endpoint.post(Kept(b"".join(hashes)))
+            hashes.clear()
+            to_keep.popleft()
         if to_keep:
-            loop.call_later(0.0, keep_next)
+            loop.call_later(0.0, keep_one)
 
     endpoint = Endpoint(
         loop, SocketStream(sock), {Find: find, Keep: keep}, lambda _: loop.stop(), "agent"

@@ -18,7 +18,7 @@ from stubs.abi import fuse
 from stubs.abi.malloc import malloc_trim
 from stubs.node.view.drafts import Drafts
 from stubs.node.view.fuse import BODY
-from stubs.node.view.library import Shelved
+from stubs.node.view.pieces import Piece, ReadAhead, Shelved
 from stubs.wire.messages import Data, Error, Read
 
 TYPE_CHECKING = False
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from stubs.link.loop import Loop, Timer
     from stubs.node.view.fuse import Device
     from stubs.node.view.inodes import Inodes, Node
-    from stubs.node.view.library import Library, Part, Sought
+    from stubs.node.view.library import Library, Sought
+    from stubs.node.view.pieces import Part
     from stubs.node.view.temporaries import Temporaries
     from stubs.node.view.uplink import Uplink
     from stubs.wire.codec import Message
 
-UNIT = 128 << 10  # the largest READ of the kernel, unless the administrator raised it
 PIECE = 512 << 10  # of a sequential read; also the size up to which a file is small
 MAX_WINDOW = 4 << 20  # fetched ahead for one file
 MAX_BUFFERED = 40 << 20  # fetched ahead for all files: a compiler as a whole
@@ -54,39 +54,6 @@ PATIENCE = 5
 
 # How often a read that is overtaken by changes is asked again before it is given as it is.
 MAX_REPEATS = 8
-
-
-class Piece:
-    """A range of a file: on its way, or here."""
-
-    __slots__ = ("aged", "data", "end", "given", "left", "repeats", "stale", "start", "waiting")
-
-    def __init__(self, start: int, end: int) -> None:
-        """Nothing is here yet."""
-        self.start = start
-        self.end = end
-        self.left = end - start  # bytes that the kernel has not taken yet
-        self.data: memoryview | None = None
-        self.stale = False  # the file changed since it was asked for
-        self.aged = 0  # it has been here for so many periods
-        self.given = False  # it comes without a request: from home, or from the shelf
-        self.repeats = 0
-        self.waiting: list[tuple[int, int, int]] = []  # (unique, offset, end)
-
-
-class ReadAhead:
-    """What was fetched of one file, and how it is being read."""
-
-    __slots__ = ("asked", "expected", "given", "pieces", "shelved", "window")
-
-    def __init__(self) -> None:
-        """Nothing was read yet."""
-        self.pieces: list[Piece] = []
-        self.given = False  # home sent what is likely to be read of it
-        self.expected = 0  # where the next READ starts if the file is read in sequence
-        self.window = 0  # how far ahead to ask
-        self.asked = 0  # up to where it has been asked for
-        self.shelved = Shelved()
 
 
 class Reading:
@@ -324,7 +291,7 @@ class Reading:
         fresh = not piece.stale
         self._arrived(node, ahead, piece, data)
         if fresh and _keepable(node):
-            self._library.keep(ahead.shelved, piece.start, piece.end, data)
+            self._library.keep(ahead.shelved, piece.start, piece.end, data, node.attr.size)
 
     def _arrived(self, node: Node, ahead: ReadAhead, piece: Piece, data: bytes) -> None:
         if piece.stale and piece.repeats < MAX_REPEATS:
