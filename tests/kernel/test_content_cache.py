@@ -93,6 +93,16 @@ def test_contents_come_once(directory: str) -> None:
     assert run(directory) == 0
 
 
+def test_more_than_is_sent_ahead_comes_once(directory: str) -> None:
+    with open(f"{directory}/home/large", "ab") as large:
+        for _ in range(60):
+            large.write(os.urandom(1 << 20))
+    settle(f"{directory}/home/large")
+    size = os.path.getsize(f"{directory}/home/large")
+    assert run(directory, files=1, kept=size // UNIT) == size
+    assert run(directory) == 0
+
+
 def test_a_damaged_entry_is_not_served(directory: str) -> None:
     fill(directory)
     cut, changed = entries(directory)[:2]

@@ -35,6 +35,9 @@ PIECE = 512 << 10
 MAX_NAMES = 10_000
 MAX_SENT = 40 << 20
 
+# Of what is offered the node takes as much into its memory; for the rest it remembers the hashes.
+MAX_OFFERED = 256 << 20
+
 
 class Burst:
     """What is to be sent at once."""
@@ -62,7 +65,8 @@ class Burst:
         self._sent = sent
         self._names: list[Names] = []
         self._count = 0  # of names
-        self._bytes = 0
+        self._left = MAX_SENT  # bytes
+        self._left_to_offer = MAX_OFFERED
         self._refused: set[int] = set()  # directories that are not to be sent
         self._known: dict[bytes, Inode | None] = {}
 
@@ -169,19 +173,20 @@ class Burst:
                 if start >= 0 and (not wanted or (unit - start) * UNIT >= piece):
                     self._add(inode, start, min(unit * UNIT, status.st_size), hashes)
                     start = -1
-                if wanted and self._bytes < MAX_SENT:
+                if wanted and (self._left_to_offer if hashes else self._left) > 0:
                     units.add(unit)
                     start = unit if start < 0 else start
 
     def _add(self, inode: Inode, unit: int, end: int, hashes: bytes) -> None:
         start = unit * UNIT
-        self._bytes += end - start
         # Whole pages, as the kernel reads them: what is short of that is the end of the file.
         item = (inode.id, start, -(-(end - start) // 4096) * 4096)
         if hashes:
             digest = hashes[unit * HASH_BYTES : (unit + 1) * HASH_BYTES]
             self.offers.append((*item, digest))
+            self._left_to_offer -= end - start
         else:
+            self._left -= end - start
             self.ranges.append(item)
 
 
