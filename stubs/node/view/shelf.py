@@ -59,6 +59,7 @@ class Shelf:
         self._size = -1  # of all entries, about: others add to them, too; -1: not known yet
         self._usable = True
         self._spool: Spool | None = None
+        self._for_spool = 0  # bytes that it may have
 
     # finding
 
@@ -165,7 +166,8 @@ class Shelf:
             temporary = self._temporary("spool")
             fd = _private(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
             os.unlink(temporary)
-            self._spool = Spool(fd, min(SPOOL_BYTES, self._limit()))
+            self._for_spool = min(SPOOL_BYTES, self._limit() // SHARE)
+            self._spool = Spool(fd, self._for_spool)
         self._spool.keep(digest, data)
 
     def _open(self) -> None:
@@ -180,7 +182,8 @@ class Shelf:
 
     def _limit(self) -> int:
         free = os.statvfs(self._directory)
-        return min(self._most, (free.f_bavail * free.f_frsize + self._size) // SHARE)
+        share = (free.f_bavail * free.f_frsize + self._size) // SHARE
+        return min(self._most, share) - self._for_spool
 
     def _make_room(self, length: int) -> None:
         """Remove what was not used for longest; OSError if that is not enough."""
