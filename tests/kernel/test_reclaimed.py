@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from stubs.abi import fuse
 from tests.kernel.viewbed import Bed
+from tests.kernel.viewcalls import USER
 from tests.posix.tools import until
 
 UNIT = 128 << 10
@@ -141,6 +143,34 @@ def test_what_changes_while_it_is_looked_for_is_not_read_stale(root_bed: Bed) ->
     bed.finish(reading)
     bed.barrier()
     bed.run(look, f"{bed.mount}/{name}", 1000, b"changed")
+
+
+def read_twice(path: str) -> None:
+    """Read the file, and its pages having been reclaimed read it again, when told to go on."""
+    fd = os.open(path, os.O_RDONLY)
+    assert os.pread(fd, 7, 0) == b"before "
+    os.kill(os.getpid(), signal.SIGSTOP)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    assert os.pread(fd, 7, 0) == b"changed"
+    os.close(fd)
+
+
+def test_what_home_cannot_watch_is_not_taken_from_the_shelf() -> None:
+    if os.geteuid():
+        pytest.skip("needs root: a device and a mount namespace of its own")
+    with tempfile.TemporaryDirectory(prefix="mlaunch-view-") as directory:
+        os.chmod(directory, 0o755)
+        with Bed(directory, USER) as bed:
+            os.mkdir(f"{bed.home}/x")
+            path = Path(f"{bed.home}/x/f")
+            path.write_bytes(b"before " + bytes(1000))
+            os.chmod(f"{bed.home}/x", 0o711)  # may be searched, not read
+            reading = bed.start(read_twice, f"{bed.mount}/x/f")
+            os.waitpid(reading[0], os.WUNTRACED)
+            kept(bed)
+            change(str(path), 0, b"changed")
+            os.kill(reading[0], signal.SIGCONT)
+            bed.finish(reading)
 
 
 def write(path: str, place: int, data: bytes) -> None:
