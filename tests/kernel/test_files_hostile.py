@@ -338,7 +338,7 @@ _MALFORMED: list[tuple[str, Message]] = [
     ("a part of a lacking range", Lacking([1, 0])),
     ("the shelf's question", Find([1, 0, 4], [4], bytes(32), [b"/d/f"])),
     ("the shelf's answer", Contents(1, 0, 0, 0, b"")),
-    ("something to keep", Keep(bytes(32), b"x")),
+    ("something to keep", Keep([1], [b"x"])),
     ("home's own offer", Offered([1, 0, 4], bytes(32))),
     ("home's own announcement", Coming([1, 0, 4])),
     ("home's own wish", Trace(BODY, 0)),
