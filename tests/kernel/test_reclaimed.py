@@ -17,7 +17,7 @@ from tests.kernel.viewcalls import USER
 from tests.posix.tools import until
 
 UNIT = 128 << 10
-SIZES = (1, 4096, 5000, UNIT - 1, UNIT, UNIT + 1, 3 * UNIT + 77, (5 << 20) + 4095, 9 << 20)
+SIZES = (1, 4096, 5000, UNIT - 1, UNIT, UNIT + 1, 3 * UNIT + 77, (5 << 20) + 4095, 6 << 20)
 
 
 def fill(bed: Bed) -> None:

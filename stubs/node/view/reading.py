@@ -173,6 +173,8 @@ class Reading:
         if end == node.attr.size:
             # The kernel reads whole pages. What is short of that says that the file ends.
             end = -(-end // PAGE) * PAGE
+        if not _keepable(node):
+            ahead.shelved = Shelved()  # its directory cannot be watched any more
         wanted: list[Sought] = []
         while start < end:
             part = ahead.shelved.at(start)
