@@ -113,9 +113,11 @@ def change(path: str, place: int, data: bytes) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def read_first_byte(path: str) -> None:
-    with open(path, "rb") as file:
-        assert file.read(1)
+def read_unit(path: str) -> None:
+    """Read one unit, around which the node then has others, that nobody waits for."""
+    fd = os.open(path, os.O_RDONLY)
+    assert len(os.pread(fd, UNIT, 2 << 20)) == UNIT
+    os.close(fd)
 
 
 def look(path: str, place: int, data: bytes) -> None:
@@ -133,16 +135,16 @@ def test_what_changes_while_it_is_looked_for_is_not_read_stale(root_bed: Bed) ->
     bed.run(reclaim, bed.mount)
     (shelf,) = bed.children_of_view()
     os.kill(shelf, signal.SIGSTOP)
-    name = f"f{SIZES[-1]}"
-    reading = bed.start(read_first_byte, f"{bed.mount}/{name}")
+    name, place = f"f{SIZES[-1]}", (2 << 20) + (512 << 10)
+    reading = bed.start(read_unit, f"{bed.mount}/{name}")
     until(lambda: bed.stats()["counts"][fuse.FUSE_READ] > before["counts"][fuse.FUSE_READ])
     told = bed.home_stats()["bytes"]
-    change(f"{bed.home}/{name}", 1000, b"changed")
+    change(f"{bed.home}/{name}", place, b"changed")
     until(lambda: bed.home_stats()["bytes"] > told)
     os.kill(shelf, signal.SIGCONT)
     bed.finish(reading)
     bed.barrier()
-    bed.run(look, f"{bed.mount}/{name}", 1000, b"changed")
+    bed.run(look, f"{bed.mount}/{name}", place, b"changed")
 
 
 def read_twice(path: str) -> None:
