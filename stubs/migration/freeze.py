@@ -28,9 +28,10 @@ _MOMENT = 0.005
 class Stopped:
     """A process whose threads are stopped, the leader first."""
 
-    def __init__(self, pid: int) -> None:
-        """Begin with no thread stopped."""
+    def __init__(self, pid: int, kept: bool = False) -> None:
+        """Begin with no thread stopped; `kept` as of Tracee."""
         self.pid = pid
+        self.kept = kept
         self.threads: list[Tracee] = []
 
     @property
@@ -45,7 +46,7 @@ class Stopped:
             new = [tid for tid in threads(self.pid) if tid not in known]
             if not new:
                 break
-            self._stop([Tracee(tid, self.pid) for tid in new])
+            self._stop([Tracee(tid, self.pid, self.kept) for tid in new])
             # One that is just ending is neither to be had nor gone.
             time.sleep(_PAUSE_SECONDS)
         else:
@@ -104,8 +105,12 @@ class Stopped:
 class Frozen:
     """A tree that is stopped: `processes`, and `zombies` among them; parents before children."""
 
-    def __init__(self, pids: list[int]) -> None:
-        """Stop these and all that descend from them; Unmovable when that cannot be."""
+    def __init__(self, pids: list[int], kept: bool = False) -> None:
+        """Stop these and all that descend from them; Unmovable when that cannot be.
+
+        `kept` as of Tracee.
+        """
+        self._kept = kept
         self.processes: dict[int, Stopped] = {}
         self.stats: dict[int, Stat] = {}
         self.zombies: list[int] = []
@@ -135,7 +140,7 @@ class Frozen:
             if read_stat(pid).state in "ZX":
                 self.zombies.append(pid)
                 return
-            process = self.processes[pid] = Stopped(pid)
+            process = self.processes[pid] = Stopped(pid, self._kept)
             process.stop()
         except (FileNotFoundError, ProcessLookupError, TraceeGoneError):
             # It has ended before it was stopped: a zombie, or seen no more.

@@ -13,6 +13,7 @@ from stubs.migration import stream
 from stubs.migration.areas import SPECIAL, is_shared
 from stubs.migration.capture import capture, record_zombie, settle
 from stubs.migration.cpu import cpu_flags
+from stubs.migration.deflate import deflate
 from stubs.migration.files import Opens
 from stubs.migration.freeze import Frozen
 from stubs.migration.image import FORMAT, Image, Process
@@ -43,16 +44,19 @@ class Source:
         outside: dict[bytes, int],
         inherited: list[tuple[int, int, int]] | None = None,
         zstd: bool = False,
+        kept: bool = False,
     ) -> None:
         """Note whom; `outside` and `inherited` are what stubs.migration.files.Opens takes.
 
-        `zstd`: the destination can decompress it (stubs.migration.zstd.load).
+        `zstd`: the destination can decompress it (stubs.migration.zstd.load). `kept`: this process
+        traces them, and goes on to do so.
         """
         self.pids = pids
         self.orphans: list[int] = []
         self.cpu_us = 0
         self.bytes = 0  # of memory that was sent, as it is in the processes
         self._outside, self._inherited = outside, inherited
+        self._kept = kept
         self._packer = Packer(zstd)
         self._frozen: Frozen | None = None
         self._vmas: dict[int, list[Vma]] = {}
@@ -86,7 +90,7 @@ class Source:
         Raises Unmovable; the tree then goes on as before.
         """
         try:
-            frozen = Frozen(self.pids)
+            frozen = Frozen(self.pids, self._kept)
         except BaseException:
             self._end_precopy()
             raise
@@ -203,6 +207,15 @@ class Source:
     def _end_precopy(self) -> None:
         if self._precopy is not None:
             self._precopy.close()
+
+    def deflate(self) -> int:
+        """Take from the only process all that it was; return where a page of code is left to it.
+
+        It is stopped still, and traced by us.
+        """
+        assert self._frozen is not None
+        process, self._frozen = self._frozen.processes[self.pids[0]], None
+        return deflate(process)
 
     def thaw(self) -> None:
         """Let the tree go on here, as if nothing had been."""

@@ -53,8 +53,12 @@ class Tracee:
 
     calls = 0  # injected by all of us so far, for people
 
-    def __init__(self, tid: int, pid: int) -> None:
-        """Note whom we mean; `seize` makes it ours unless it was born of a tracee."""
+    def __init__(self, tid: int, pid: int, kept: bool = False) -> None:
+        """Note whom we mean; `seize` makes it ours unless it was born of a tracee.
+
+        `kept`: it has been ours before, and stays ours when it goes on.
+        """
+        self.kept = kept
         self.tid, self.pid = tid, pid
         self.regs: dict[str, int] = {}
         self.blocked = 0
@@ -66,7 +70,8 @@ class Tracee:
 
     def seize(self, options: int = 0) -> None:
         """Begin to trace it; PermissionError when that is not allowed."""
-        ptrace.seize(self.tid, options)
+        if not self.kept:
+            ptrace.seize(self.tid, options)
 
     def interrupt(self) -> None:
         """Have it stop soon, for `stop` to wait for."""
@@ -112,6 +117,12 @@ class Tracee:
         Tracee.calls += 1
         result = ptrace.getregs(self.tid)["rax"]
         return result - (1 << 64) if result >> 63 else result
+
+    def enter_call(self, at: int, number: int, *arguments: int) -> None:
+        """Let it run into a call that does not return, by the syscall instruction at `at`."""
+        names = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
+        self._set(rax=number, rip=at, **dict(zip(names, arguments)))
+        self._request(ptrace.cont)
 
     def step(self) -> None:
         """Run one instruction of the program itself."""
@@ -182,12 +193,15 @@ class Tracee:
         ptrace.setsigmask(self.tid, self.blocked)
 
     def detach(self) -> None:
-        """Let it go on."""
+        """Let it go on, not traced any more unless it is `kept`."""
         for signo in self._held:
             os.kill(self.pid, signo)
         self._held.clear()
         try:
-            ptrace.detach(self.tid)
+            if self.kept:
+                ptrace.cont(self.tid)
+            else:
+                ptrace.detach(self.tid)
         except ProcessLookupError:
             pass  # killed meanwhile: nothing of it goes on
 

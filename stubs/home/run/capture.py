@@ -18,6 +18,7 @@ from stubs.wire.messages import FD_STREAM_BOTH, FD_STREAM_IN, Spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from stubs.home.run.living import Living
     from stubs.wire.codec import Descriptor
 
 _LIMITS = 16  # RLIM_NLIMITS, include/uapi/asm-generic/resource.h
@@ -43,9 +44,16 @@ class Program:
 class Capture:
     """A program ready to be sent: the message, and our copies of its descriptors."""
 
-    def __init__(self, program: Program, mask: int | None, terminal: Terminal | None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        mask: int | None,
+        terminal: Terminal | None,
+        living: Living | None = None,
+    ) -> None:
         """Take everything. `mask` is what the program is to find blocked; None: what it has now.
 
+        `living`: the descriptors of one that has run for a while, which are taken over.
         Raises ImmovableError, and OSError when the process has been killed meanwhile.
         """
         pid = program.pid
@@ -53,7 +61,7 @@ class Capture:
             raise ImmovableError("its executable has been removed")
         stat = read_stat(pid)
         status = read_status(pid)
-        inherited = Inherited(pid, stat.tty)
+        inherited = living or Inherited(pid, stat.tty)
         self.fds = inherited.fds
         self.terminal = terminal
         self.spawn = Spawn(

@@ -8,6 +8,7 @@ speaks against the node lets it go on at home.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 OTHER_NODES = 2
 MOST_RESTARTS = 3
 
+# What was to begin at home is told to the daemon once it has run for so long.
+LONG_SECONDS = 1.0
+
 
 class Departing:
     """All programs of one mrun."""
@@ -80,7 +84,7 @@ class Departing:
         self._starting: set[int] = set()  # pids for which a node has been asked
         self._bodies: dict[int, Body] = {}
         self._exes: dict[int, bytes] = {}
-        self.moving = Moving(self._links, self._bodies)
+        self.moving = Moving(self._links, self._bodies, self._emigrate)
         self.moving.on_moved = self.recording.body_moved
         self._restarting = Restarting(loop, self._placements, self._links, self._over)
 
@@ -158,6 +162,7 @@ class Departing:
 
         if departure.wish.node == HOME:
             self._stay(departure, "asked for", wanted=True)
+            self._loop.call_later(LONG_SECONDS, lambda: self._make_known(departure))
             return
 
         def answered(answer: Message, sock: socket.socket | None) -> None:
@@ -168,6 +173,20 @@ class Departing:
             self._placements.ask(departure, exe, answered)
         except OSError as error:
             self._stay(departure, f"no home daemon: {error}")
+
+    def _make_known(self, departure: Departure) -> None:
+        """Tell the daemon of a program that was to begin at home, and may be worth moving now."""
+        task = departure.task
+        if task.status is not None or task.body is not None:
+            return
+
+        def answered(answer: Message, sock: socket.socket | None) -> None:
+            task.asked = isinstance(answer, Placed)
+
+        try:
+            self._placements.ask(departure, departure.program.exe, answered)
+        except OSError:
+            return  # no daemon to be had: nobody will move it
 
     def _placed(self, departure: Departure, answer: Message, sock: socket.socket | None) -> None:
         if isinstance(answer, Refused):
@@ -288,14 +307,21 @@ class Departing:
 
     def _convert(self, departure: Departure, connection: Connection) -> None:
         """Make the process the deputy of its body, which runs."""
+        body = self._embody(departure, connection)
+        if body is not None:
+            body.drain()
+            return
+        # Killed just now: its end is told next.
+        connection.post(Kill(departure.task.pid))
+        departure.close()
+
+    def _embody(self, departure: Departure, connection: Connection, page: int = 0) -> Body | None:
+        """Return the body of which its process is the deputy now; None if that has been killed."""
         task = departure.task
         try:
-            deputy = Deputy(task)
+            deputy = Deputy(task, page)
         except ProcessLookupError:
-            # Killed just now: its end is told next.
-            connection.post(Kill(task.pid))
-            departure.close()
-            return
+            return None
         body = Body(
             self._loop, connection.post, deputy, departure, self._over, self._is_groups_of(task.pid)
         )
@@ -304,7 +330,31 @@ class Departing:
         body.on_computed = self._placements.tell
         task.deciding = False
         self._decided(departure, body, None)
-        body.drain()
+        return body
+
+    def _emigrate(
+        self, pid: int, destination: Connection, node: str, done: Callable[[Message], None]
+    ) -> None:
+        """Take a program that runs at home to a node."""
+        from stubs.home.run.leaving import Emigration
+
+        task = self._tree.tasks.get(pid)
+        if task is None or task.deciding or task.status is not None:
+            done(Error(errno.ESRCH, b"it does not run at home"))
+            return
+        options = self._options
+        wish = Wish(only=options.only, verbose=options.verbose, stay=options.stay)
+        wish.top = task.parent is None
+        Emigration(
+            self._loop, self._tree, task, destination, node, wish, self._terminal, self._left, done
+        )
+
+    def _left(self, departure: Departure, page: int, connection: Connection) -> Body | None:
+        """Make the deputy of a program that has been taken to a node."""
+        body = self._embody(departure, connection, page)
+        if body is not None:
+            self.recording.left_home(departure.task, body)
+        return body
 
     def _is_groups_of(self, pid: int) -> Callable[[int, int], bool]:
         """Return what tells whether a signal to a deputy is one to its group."""

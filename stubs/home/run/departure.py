@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stubs.home.run.capture import Terminal
     from stubs.home.run.links import Connection
+    from stubs.home.run.living import Living
     from stubs.home.run.records import Records
     from stubs.home.run.tree import Task
     from stubs.wire.codec import Descriptor
@@ -79,12 +80,14 @@ class Departure:
         """What messages call the program."""
         return self.program.name
 
-    def take(self, mask: int | None, terminal: Terminal | None) -> Capture:
-        """Capture it. `mask` is what it is to find blocked, None: what it has blocked now.
+    def take(
+        self, mask: int | None, terminal: Terminal | None, living: Living | None = None
+    ) -> Capture:
+        """Capture it; arguments as of Capture.
 
         Raises ImmovableError, and OSError when it has been killed.
         """
-        self.capture = Capture(self.program, mask, terminal)
+        self.capture = Capture(self.program, mask, terminal, living)
         return self.capture
 
     def copies(self) -> list[int]:

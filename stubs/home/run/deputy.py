@@ -76,15 +76,19 @@ _DURING_CALLS = ALL_SIGNALS & ~sigset([signal.SIGTRAP])
 class Deputy:
     """A tracee turned into a deputy."""
 
-    def __init__(self, tracee: Tracee) -> None:
-        """Convert a tracee in its exec stop; ProcessLookupError if it was killed meanwhile."""
+    def __init__(self, tracee: Tracee, page: int = 0) -> None:
+        """Convert a tracee in its exec stop; ProcessLookupError if it was killed meanwhile.
+
+        One that has run for a while has been deflated before (stubs.migration.deflate), and has
+        code at `page` only.
+        """
         self.pid = tracee.pid
         self.stopped = False
         self._tracee = tracee
         self._arrivals: list[Arrival] = []
         self._passing: set[int] = set()  # signals of ours that are meant for the deputy itself
         # The whole page of the entry point is ours: the program will not run here.
-        self._page = ptrace.getregs(self.pid)["rip"] & -_PAGE
+        self._page = page or ptrace.getregs(self.pid)["rip"] & -_PAGE
         ptrace.poke(self.pid, self._page + _LOOP_AT, _LOOP)
         if knows_close_range():
             ptrace.poke(self.pid, self._page + _BEGIN_AT, _BEGIN)

@@ -103,7 +103,8 @@ class Inherited:
                 raise ImmovableError(f"fd {fd} is a pipe open for reading and writing")
             return _PIPE_KINDS[access], 0
         if stat.S_ISSOCK(found.st_mode):
-            return self._classify_socket(ours, fd), 0
+            check_stream(ours, fd)
+            return FD_STREAM_BOTH, 0
         if stat.S_ISCHR(found.st_mode):
             if found.st_rdev in _DEVICES:
                 return FD_DEVICE, found.st_rdev
@@ -112,20 +113,6 @@ class Inherited:
             if os.isatty(ours) and found.st_rdev != _DEV_PTMX:
                 return _PIPE_KINDS.get(access, FD_STREAM_BOTH), 0
         raise ImmovableError(f"fd {fd} is {_name(found, path)}")
-
-    def _classify_socket(self, ours: int, fd: int) -> int:
-        # The socket module duplicates nothing: detach leaves `ours` open.
-        sock = socket.socket(fileno=ours)
-        try:
-            if sock.type != socket.SOCK_STREAM:
-                raise ImmovableError(f"fd {fd} is a socket that is not a stream")
-            try:
-                sock.getpeername()
-            except OSError:
-                raise ImmovableError(f"fd {fd} is a socket that is not connected") from None
-        finally:
-            sock.detach()
-        return FD_STREAM_BOTH
 
     def _shares_with(self, fd: int, inode: tuple[int, int]) -> int:
         """Return the first descriptor that shares one open file with `fd`, or -1."""
@@ -143,6 +130,21 @@ class Inherited:
             # A kernel built without kcmp(2): the same offset and flags on the same inode is what
             # a dup looks like, and treating two such as one harms only who opened a file twice.
             return _fdinfo(self.pid, fd) == _fdinfo(self.pid, other)
+
+
+def check_stream(ours: int, fd: int) -> None:
+    """See that our copy of a socket can be relayed; ImmovableError, which calls it `fd`."""
+    # The socket module duplicates nothing: detach leaves `ours` open.
+    sock = socket.socket(fileno=ours)
+    try:
+        if sock.type != socket.SOCK_STREAM:
+            raise ImmovableError(f"fd {fd} is a socket that is not a stream")
+        try:
+            sock.getpeername()
+        except OSError:
+            raise ImmovableError(f"fd {fd} is a socket that is not connected") from None
+    finally:
+        sock.detach()
 
 
 def _fdinfo(pid: int, fd: int) -> list[bytes]:

@@ -12,7 +12,7 @@ import stat
 
 from stubs.abi.pidfd import pidfd_getfd, same_open_file
 from stubs.abi.sock_diag import query_unix
-from stubs.home.run.inherited import ImmovableError
+from stubs.home.run.inherited import ImmovableError, check_stream
 from stubs.migration import keys
 from stubs.wire.codec import Descriptor
 from stubs.wire.frame import MAX_FDS
@@ -91,7 +91,7 @@ class Living:
         key = self.outside[link] = len(self.outside) + 1
         self._take(fd, link, kind, key)
         if kind == FD_STREAM_BOTH:
-            stream_kind(self.fds[-1], fd)
+            check_stream(self.fds[-1], fd)
 
     def _take(self, fd: int, link: bytes, kind: int, key: int) -> None:
         if len(self.fds) == MAX_FDS:

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from stubs.wire.codec import Message
     from stubs.wire.messages import Move
 
+    # Gets the pid of a program at home, where it is to go, the node's name, and whom to answer.
+    Leaving = Callable[[int, Connection, str, Callable[[Message], None]], None]
+
 
 class Journey:
     """One body on its way from one node to another."""
@@ -246,10 +249,11 @@ class Journey:
 class Moving:
     """All moves of one mrun."""
 
-    def __init__(self, links: Links, bodies: dict[int, Body]) -> None:
-        """`bodies` are those that run now, by pid."""
+    def __init__(self, links: Links, bodies: dict[int, Body], leave: Leaving) -> None:
+        """`bodies` are those that run now, by pid; `leave` takes programs away from home."""
         self._links = links
         self._bodies = bodies
+        self._leave = leave
         self._journeys: dict[int, Journey] = {}
         # Called with a body, where it was, the daemon's word, and how it went.
         self.on_moved: Callable[[Body, str, Move, Moved], None] = lambda *_: None
@@ -261,6 +265,9 @@ class Moving:
             self._links.adopt(node, socket.socket(fileno=fd))
         body = self._bodies.get(move.pid)
         destination = self._links.to(node)
+        if body is None and destination is not None and not move.checkpoint:
+            self._from_home(move, destination, answer)
+            return
         problem = ""
         if body is None or body.departure.connection is None:
             problem = "it does not run on a node"
@@ -284,3 +291,14 @@ class Moving:
             answer(reply)
 
         self._journeys[move.pid] = Journey(body, source, destination, node, bool(move.lively), done)
+
+    def _from_home(
+        self, move: Move, destination: Connection, answer: Callable[[Message], None]
+    ) -> None:
+        def done(reply: Message) -> None:
+            body = self._bodies.get(move.pid)
+            if isinstance(reply, Moved) and body is not None:
+                self.on_moved(body, HOME, move, reply)
+            answer(reply)
+
+        self._leave(move.pid, destination, os.fsdecode(move.node), done)

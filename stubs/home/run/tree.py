@@ -105,6 +105,19 @@ class Tree:
                 task.status = status
                 self._ended(task, status, usage)
 
+    def threads_of(self, task: Task) -> list[Task]:
+        """Return the other threads of that task."""
+        directory = f"/proc/{task.pid}/task"
+        tids = [int(name) for name in os.listdir(directory)]
+        return [self.tasks[tid] for tid in tids if tid != task.pid and tid in self.tasks]
+
+    def has_children(self, task: Task) -> bool:
+        """Tell whether processes live that the task has started, directly or not."""
+        return any(
+            other.counted and other.status is None and task in self.line(other)
+            for other in self.tasks.values()
+        )
+
     def go_on(self, task: Task, signo: int = 0) -> None:
         """Let a task that was `deciding` run at home."""
         task.deciding = False

@@ -18,6 +18,7 @@ from stubs.migration.reasons import Unmovable
 from stubs.migration.restore import Restored, receive_head
 from stubs.migration.source import Source
 from stubs.migration.unread import unread
+from stubs.migration.whynot import why_not
 from stubs.node.capsule.body import BY_ID, open_by_id
 from stubs.wire.errors import ProtocolError
 from stubs.wire.frame import encode_frame
@@ -120,6 +121,8 @@ def freeze(
     agent = Agent(sock, [Drain, Depart, Resume])
     try:
         source = Source(pids, outside, inherited)
+        if lively:
+            source.precopy(image.sendall)
         source.freeze()
     except Unmovable as error:
         agent.fail(_EBUSY, str(error))
@@ -235,8 +238,6 @@ class _Outside:
 
 def examine(sock: socket.socket, pids: list[int], outside: dict[bytes, int]) -> None:
     """Tell what keeps a tree from moving."""
-    from stubs.migration.whynot import why_not
-
     agent = Agent(sock, [])
     reasons = why_not(pids, outside)
     names = [reason.name.encode() for reason in reasons]
