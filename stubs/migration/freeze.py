@@ -122,7 +122,7 @@ class Frozen:
 
     def _freeze(self, pids: list[int]) -> None:
         for _ in range(_ROUNDS):
-            found = descendants(pids)
+            found = [pid for pid in descendants(pids) if os.path.exists(f"/proc/{pid}")]
             new = [pid for pid in found if pid not in self.processes and pid not in self.zombies]
             if not new:
                 break
@@ -147,11 +147,16 @@ class Frozen:
             self.processes.pop(pid, None)
 
     def put_back(self) -> None:
-        """Make every thread what it was, still stopped."""
+        """Make every thread what it was, still stopped; it goes on should we end.
+
+        A thread that stands where it has called for us would be killed then by the signal for that.
+        """
         for process in self.processes.values():
             for thread in process.threads:
-                if thread.regs:
-                    thread.put_back()
+                thread.put_back()
+                thread.interrupt()
+                thread.cont()
+                thread.stop()
 
     def thaw(self) -> None:
         """Let all go on; those that were killed meanwhile end."""

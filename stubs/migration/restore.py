@@ -94,6 +94,7 @@ class Restored:
         self._executable = executable
         self._outside = outside
         self._unpacker = Unpacker()
+        self._files: Opened | None = None
         self._stubs: dict[int, Stub] = {}
         self._processes: list[Process] = []
         self._guarded(lambda: self._begin(stub_pid))
@@ -143,7 +144,7 @@ class Restored:
         self._image = image
         self._processes = [Process.decode(data) for data in image.processes]
         self._areas = [[Area.decode(data) for data in process.areas] for process in self._processes]
-        self._opened = Opened(image, *self._outside())
+        self._files = Opened(image, *self._outside())
         self._start(self._layouts())
         raise_limit(self._first.pid)
         self._family = Family(self._processes, self._first, self._execute)
@@ -170,6 +171,12 @@ class Restored:
         for start, end in zip(message.ranges[::2], message.ranges[1::2]):
             table.call(nr.NR_madvise, start, end - start, MADV_DONTNEED)
         self._first.leader.run(table)
+
+    @property
+    def _opened(self) -> Opened:
+        if self._files is None:
+            raise RestoreError("what belongs to an image came without it")
+        return self._files
 
     def _layouts(self) -> list[list[tuple[int, int]]]:
         found = []
@@ -232,7 +239,6 @@ class Restored:
         for process, areas in zip(self._processes, self._areas):
             if not process.zombie:
                 self._complete_one(self._stubs[process.pid], process, areas)
-        self._opened.close()
 
     def _complete_one(self, stub: Stub, process: Process, areas: list[Area]) -> None:
         threads = [Thread.decode(data) for data in process.threads]
@@ -264,6 +270,7 @@ class Restored:
 
     def go(self) -> None:
         """Let the tree run."""
+        self._opened.close()
         for process in self._processes:
             if process.zombie:
                 continue
@@ -274,6 +281,9 @@ class Restored:
 
     def kill(self) -> None:
         """Remove all of it."""
+        if self._files is not None:
+            self._files.undo()
+            self._files = None
         for pid in [self._stub_pid, *self._stubs]:
             try:
                 os.kill(pid, signal.SIGKILL)

@@ -224,6 +224,13 @@ class Source:
             self._frozen.thaw()
 
     def kill(self) -> None:
-        """Remove the tree: it lives elsewhere."""
-        if self._frozen is not None:
-            self._frozen.kill()
+        """Remove the tree: it lives elsewhere, with its files of /dev/shm."""
+        if self._frozen is None:
+            return
+        self._frozen.kill()
+        for shared in self._opens.shared:
+            if shared.path:
+                try:
+                    os.unlink(shared.path)
+                except FileNotFoundError:
+                    pass  # the program has removed its name, but not the memory

@@ -21,6 +21,7 @@ from stubs.abi.calls import Calls, map_code
 from stubs.abi.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_REC, mount
 from stubs.abi.prctl import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
 from stubs.abi.sched import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, unshare
+from stubs.migration.image import Process
 from stubs.migration.proc import read_stat
 from stubs.migration.reasons import Unmovable
 from stubs.migration.restore import Restored, receive_head
@@ -131,6 +132,7 @@ class Worker:
         """Fork it."""
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         fds = (stream.fileno(), theirs.fileno())
+        self._land = land
         self.pid = land.ask("worker", kind, values, fds=fds)
         theirs.close()
 
@@ -143,6 +145,10 @@ class Worker:
         if answer[0] != what:
             raise MoveError(f"{answer[0]}: {answer[1]}")
         return answer[1]
+
+    def kill(self) -> None:
+        """Kill it."""
+        self._land.ask("kill", self.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Let it end."""
@@ -158,9 +164,13 @@ def move(
     pid: int,
     outside: Outside = ({}, {}),
     lively: bool = False,
+    killed: str = "",
     **options: Any,
 ) -> dict[str, Any]:
-    """Move a program, and return what was measured. MoveError when it stays where it was."""
+    """Move a program, and return what was measured. MoveError when it stays where it was.
+
+    `killed` names a worker that is killed when the tree is held; `options` are what `_spoil` does.
+    """
     left, right = socket.socketpair()
     for end in (left, right):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -171,14 +181,14 @@ def move(
     left.close()
     right.close()
     try:
-        return _conduct(destination, leaving, coming, outside[1])
+        return _conduct(destination, leaving, coming, outside[1], killed)
     finally:
         leaving.close()
         coming.close()
 
 
 def _conduct(
-    destination: Land, leaving: Worker, coming: Worker, outside: dict[int, int]
+    destination: Land, leaving: Worker, coming: Worker, outside: dict[int, int], killed: str
 ) -> dict[str, Any]:
     try:
         pid, path, number = coming.told("head")
@@ -194,10 +204,17 @@ def _conduct(
         begun, facts = leaving.told("frozen")
         sent = leaving.told("sent")
         held = coming.told("held")
+        if killed:
+            raise MoveError(f"the worker of the {killed} is to be killed")
     except MoveError:
+        if killed == "source":
+            leaving.kill()
         with contextlib.suppress(OSError, MoveError):
-            put(leaving.sock, "thaw")
-            leaving.told("thawed")
+            if killed != "source":
+                put(leaving.sock, "thaw")
+                leaving.told("thawed")
+        if killed == "destination":
+            coming.kill()
         raise
     put(leaving.sock, "kill")
     leaving.told("killed")
@@ -230,6 +247,7 @@ def _inhabit(sock: socket.socket, uid: int) -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         mount(b"none", b"/", None, MS_REC | MS_PRIVATE)
         mount(b"proc", b"/proc", b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        mount(b"shm", b"/dev/shm", b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=1777")
         First(sock).serve()
     except BaseException:
         traceback.print_exc()
@@ -299,6 +317,12 @@ class First:
             if each.ppid == os.getpid() and each.pid >= _PROGRAMS and each.pid != pid
         ]
 
+    def programs(self, fds: list[int]) -> list[int]:
+        """Return the processes that are programs, or were to become ones."""
+        self.wait(fds, 0)
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        return [pid for pid in pids if pid >= _PROGRAMS]
+
     def wait(self, fds: list[int], pid: int) -> int | None:
         """Return the status of a program that has ended."""
         while True:
@@ -359,7 +383,7 @@ def _source(
     lively: bool,
     options: dict[str, Any],
 ) -> None:
-    source = Source(pids, outside, **options.get("source", {}))
+    source = Source(pids, outside)
     rounds = source.precopy(stream.sendall) if lively else []
     begun = time.monotonic()
     try:
@@ -370,7 +394,19 @@ def _source(
     frozen = time.monotonic()
     facts = {"freeze_ms": (frozen - begun) * 1000, "rounds": rounds, "calls": Tracee.calls}
     put(sock, "frozen", (begun, facts))
-    source.send(stream.sendall)
+    _spoil(source, options)
+    if options.get("spoilt") == "cut":
+        stream.shutdown(socket.SHUT_WR)
+        put(sock, "spoilt", "the stream")
+        get(sock)
+        source.thaw()
+        put(sock, "thawed", None)
+        return
+    try:
+        source.send(stream.sendall)
+    except OSError:
+        source.thaw()
+        raise
     stream.shutdown(socket.SHUT_WR)
     put(sock, "sent", {"send_ms": (time.monotonic() - frozen) * 1000, "bytes": source.bytes})
     try:
@@ -383,6 +419,24 @@ def _source(
     else:
         source.thaw()
         put(sock, "thawed", None)
+
+
+def _spoil(source: Source, options: dict[str, Any]) -> None:
+    """Have an image say of its origin, or of a process, what is not true of this machine."""
+    image = source.image
+    if options.get("other_vdso") and image.vdso:
+        # The last byte is padding.
+        image.vdso = image.vdso[:-1] + bytes([image.vdso[-1] ^ 1])
+    spoilt = options.get("spoilt")
+    if spoilt == "cpu_flags":
+        image.cpu_flags += b" avx4096"
+    elif spoilt in ("vdso_position", "process"):
+        process = Process.decode(image.processes[0])
+        if spoilt == "process":
+            process.cwd = len(image.opens)
+        else:
+            process.vdso = [at + 1 for at in process.vdso]
+        image.processes[0] = process.encode()
 
 
 def _destination(stream: socket.socket, sock: socket.socket, options: dict[str, Any]) -> None:
