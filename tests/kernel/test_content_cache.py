@@ -12,12 +12,14 @@ import pytest
 
 from stubs.abi.mount import mount
 from stubs.node.view.shelf import Shelf
+from stubs.node.view.spool import Spool
 from tests.kernel.file_peer import in_child, in_new_mount_namespace
 from tests.kernel.viewbed import Bed
 from tests.posix.tools import until
 
 UNIT = 128 << 10
 SIZE = 20 * UNIT + 77
+STEP = 4 << 20
 OWN = "/usr/bin/bash"  # what every node has, too
 
 # Younger files are not hashed: see stubs.home.files.hashes.
@@ -84,12 +86,36 @@ def run(directory: str, files: int = 0, kept: int = 0, path: str = "/large", uid
 
 def fill(directory: str) -> None:
     """Have home know the hashes of the file, and the node its contents."""
-    assert run(directory, files=1) == SIZE
-    assert run(directory, kept=21) == SIZE
+    assert run(directory, files=1, kept=21) == SIZE
 
 
 def test_contents_come_once(directory: str) -> None:
     fill(directory)
+    assert run(directory) == 0
+
+
+def test_more_than_is_sent_ahead_comes_once(directory: str) -> None:
+    with open(f"{directory}/home/large", "ab") as large:
+        for _ in range(60):
+            large.write(os.urandom(1 << 20))
+    settle(f"{directory}/home/large")
+    size = os.path.getsize(f"{directory}/home/large")
+
+    def read(mount: str, start: int) -> None:
+        fd = os.open(f"{mount}/large", os.O_RDONLY)
+        for place in range(start, start + STEP, UNIT):
+            os.pread(fd, UNIT, place)
+        os.close(fd)
+
+    with Bed(directory, state=f"{directory}/state") as bed:
+        bed.prefetch("/prog", "-")
+        for start in range(0, size, STEP):
+            # What comes faster than it is kept is left out.
+            bed.run(read, bed.mount, start)
+            bed.barrier()
+            until(lambda: bed.stats()["unkept"] == 0)
+        bed.touched()
+        until(lambda: hashed(directory))
     assert run(directory) == 0
 
 
@@ -134,6 +160,32 @@ def test_a_file_changed_with_its_time_set_back_is_not_served_stale(
             change()
             bed.barrier()
         bed.run(look, bed.mount)
+
+
+def test_a_change_by_a_name_that_no_node_has_seen_is_noticed(directory: str) -> None:
+    fill(directory)
+    hidden = f"{directory}/home/hidden"
+    os.mkdir(hidden)
+    os.link(f"{directory}/home/large", f"{hidden}/large")
+    settle(f"{hidden}/large")
+    os.unlink(f"{directory}/state/cache/hashes.sqlite")
+    run(directory, files=1)  # its change time is another: home hashes it anew
+
+    def look(mount: str, expected: bytes) -> None:
+        fd = os.open(f"{mount}/large", os.O_RDONLY)
+        assert os.pread(fd, len(expected), 100) == expected
+        os.close(fd)
+
+    first = Path(hidden, "large").read_bytes()[100:107]
+    with Bed(directory, state=f"{directory}/state") as bed:
+        bed.prefetch("/prog", "-")
+        bed.run(look, bed.mount, first)
+        with open(f"{hidden}/large", "r+b") as file:
+            file.seek(100)
+            file.write(b"changed")
+        bed.barrier()
+        bed.run(look, bed.mount, b"changed")
+        assert bed.stats()["bytes_in"] < SIZE
 
 
 @pytest.mark.parametrize("when", ["before the offer", "while the node looks for it"])
@@ -211,7 +263,7 @@ def test_a_file_changed_lately_is_not_hashed(directory: str) -> None:
 
 def test_the_nodes_own_file_is_read_when_it_is_the_same(directory: str) -> None:
     run(directory, files=1, path=OWN)
-    shutil.rmtree(f"{directory}/content", ignore_errors=True)
+    shutil.rmtree(f"{directory}/content")
     assert run(directory, path=OWN) == 0
 
 
@@ -222,6 +274,7 @@ def test_the_nodes_own_file_is_not_read_when_it_differs(directory: str) -> None:
         file.write(b"another version")
     settle(path)
     run(directory, files=1, path=OWN)
+    shutil.rmtree(f"{directory}/content")
     assert 0 < run(directory, path=OWN) <= UNIT
 
 
@@ -253,7 +306,7 @@ def test_the_limit_is_kept_and_the_oldest_go_first(tmp_path: Path) -> None:
     shelf = Shelf(str(tmp_path / "content"), limit)
     for number in range(50):
         digest, data = unit(number)
-        shelf.keep(digest, data)
+        assert shelf.keep(data) == digest
         place = tmp_path / "content" / digest.hex()[:2] / digest.hex()[2:]
         os.utime(place, (number + 1, number + 1))
         assert size_of(tmp_path) <= limit
@@ -261,16 +314,41 @@ def test_the_limit_is_kept_and_the_oldest_go_first(tmp_path: Path) -> None:
     assert find(shelf, 0) is None
 
 
-def test_what_is_not_what_it_is_called_is_not_kept(tmp_path: Path) -> None:
+def test_small_contents_are_counted_as_what_they_take_of_the_disk(tmp_path: Path) -> None:
+    shelf = Shelf(str(tmp_path / "content"), UNIT)
+    for number in range(100):
+        shelf.keep(unit(number, 1000)[1])
+        assert size_of(tmp_path) <= UNIT * 1000 // 4096
+
+
+def test_what_is_not_lasting_leaves_nothing_behind(tmp_path: Path) -> None:
     shelf = Shelf(str(tmp_path / "content"))
-    shelf.keep(unit(1)[0], unit(2)[1])
-    assert find(shelf, 1) is None
+    for number in range(100):
+        digest, data = unit(number, 1000)
+        assert shelf.keep(data, lasting=False) == digest
+    for number in range(100):
+        digest, data = unit(number, 1000)
+        assert shelf.find(digest, 1000, b"/no/such", 1000, 0) == data
     assert size_of(tmp_path) == 0
+
+
+def test_a_spool_that_is_full_begins_anew(tmp_path: Path) -> None:
+    with open(tmp_path / "spool", "w+b") as file:
+        spool = Spool(file.fileno(), 10 * UNIT)
+        for number in range(25):
+            digest, data = unit(number)
+            spool.keep(digest, data)
+            assert spool.find(digest) == data
+            assert os.fstat(file.fileno()).st_size <= 10 * UNIT
+        assert spool.find(unit(19)[0]) is None
+        assert spool.find(unit(20)[0]) == unit(20)[1]
+        os.pwrite(file.fileno(), b"damaged", 5)
+        assert spool.find(unit(20)[0]) is None
 
 
 def test_nobody_else_may_look_into_the_cache(tmp_path: Path) -> None:
     os.mkdir(tmp_path / "content", 0o755)
-    Shelf(str(tmp_path / "content")).keep(*unit(1))
+    Shelf(str(tmp_path / "content")).keep(unit(1)[1])
     assert os.stat(tmp_path / "content").st_mode & 0o777 == 0o700
     assert all(place.stat().st_mode & 0o077 == 0 for place in tmp_path.rglob("content/*"))
 
@@ -279,12 +357,12 @@ def test_another_user_of_the_node_neither_reads_nor_fills_the_cache() -> None:
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o777)
         content = Path(directory, "content")
-        Shelf(str(content)).keep(*unit(1))
+        Shelf(str(content)).keep(unit(1)[1])
 
         def other() -> None:
             shelf = Shelf(str(content))
             assert find(shelf, 1) is None
-            shelf.keep(*unit(2))
+            assert shelf.keep(unit(2)[1]) == b""
             assert find(shelf, 2) is None
 
         in_child(other, uid=1000)
@@ -297,12 +375,12 @@ def test_a_full_disk_is_no_error(tmp_path: Path) -> None:
         with open(tmp_path / "other", "wb") as file:
             file.write(bytes(2 << 20))
         shelf = Shelf(str(tmp_path / "content"))
-        shelf.keep(*unit(0))
+        shelf.keep(unit(0)[1])
         assert find(shelf, 0) == unit(0)[1]
         with pytest.raises(OSError, match="No space"), open(tmp_path / "rest", "wb") as file:
             file.write(bytes(4 << 20))
         for number in range(1, 10):
-            shelf.keep(*unit(number))
+            shelf.keep(unit(number)[1])
         # The user needs the room: what was kept may be given up, and nothing new is kept.
         assert find(shelf, 9) is None
         assert size_of(tmp_path / "content") <= UNIT
@@ -317,7 +395,7 @@ def test_many_agents_share_one_cache(tmp_path: Path) -> None:
         def run() -> None:
             shelf = Shelf(path, 12 * UNIT)
             for number in range(first, first + 40):
-                shelf.keep(*unit(number % 30))
+                shelf.keep(unit(number % 30)[1])
                 found = find(shelf, (number * 7) % 30)
                 assert found in (None, unit((number * 7) % 30)[1])
 

@@ -34,6 +34,7 @@ from stubs.wire.messages import (
     Getattr,
     Hold,
     Keep,
+    Kept,
     Lacking,
     Lock,
     Names,
@@ -65,7 +66,7 @@ BODIES = 8
 REQUESTS = [MESSAGES[number] for number in (*range(0x20, 0x3C), Traced.KIND, Lacking.KIND)]
 
 # Messages that are not for a file service: the agent's with its shelf, and home's own.
-_NOT_OURS = [Find, Keep, Names, Coming, Contents, Trace, Offered]
+_NOT_OURS = [Find, Keep, Kept, Names, Coming, Contents, Trace, Offered]
 
 _EDGES = [0, 1, 2, 0x7F, 0xFFF, 1 << 20, (1 << 31) - 1, (1 << 32) - 1]
 _LONG_EDGES = [*_EDGES, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
@@ -337,7 +338,7 @@ _MALFORMED: list[tuple[str, Message]] = [
     ("a part of a lacking range", Lacking([1, 0])),
     ("the shelf's question", Find([1, 0, 4], [4], bytes(32), [b"/d/f"])),
     ("the shelf's answer", Contents(1, 0, 0, 0, b"")),
-    ("something to keep", Keep(bytes(32), b"x")),
+    ("something to keep", Keep([1], [b"x"])),
     ("home's own offer", Offered([1, 0, 4], bytes(32))),
     ("home's own announcement", Coming([1, 0, 4])),
     ("home's own wish", Trace(BODY, 0)),

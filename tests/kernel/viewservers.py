@@ -244,6 +244,7 @@ def run_view(
             "round_trips": view.traffic.round_trips,
             "bytes_in": view.traffic.bytes_in,
             "bytes_out": view.traffic.bytes_out,
+            "unkept": view._library._backlog,
             "cpu": cpu_seconds(),
             "rss": resident_bytes(),
         }

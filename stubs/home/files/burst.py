@@ -17,6 +17,8 @@ from stubs.wire.messages import Coming, Names, Offered, Snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stubs.home.files.hashes import Hashes
     from stubs.home.files.inodes import Inode
     from stubs.home.files.listing import Listings
@@ -33,6 +35,9 @@ PIECE = 512 << 10
 MAX_NAMES = 10_000
 MAX_SENT = 40 << 20
 
+# Of what is offered the node takes as much into its memory; for the rest it remembers the hashes.
+MAX_OFFERED = 256 << 20
+
 
 class Burst:
     """What is to be sent at once."""
@@ -44,8 +49,13 @@ class Burst:
         listed: set[int],
         sent: Sent,
         hashes: Hashes,
+        watch: Callable[[Inode], None],
     ) -> None:
-        """Begin with nothing; `listed` and `sent` say what the node has, and are kept up."""
+        """Begin with nothing; `listed` and `sent` say what the node has, and are kept up.
+
+        `watch` sees to it that changes of a file are noticed by whatever name they are made.
+        """
+        self._watch = watch
         self.ranges: list[tuple[int, int, int]] = []
         self.offers: list[tuple[int, int, int, bytes]] = []  # each with its hash
         self._hashes = hashes
@@ -55,7 +65,8 @@ class Burst:
         self._sent = sent
         self._names: list[Names] = []
         self._count = 0  # of names
-        self._bytes = 0
+        self._left = MAX_SENT  # bytes
+        self._left_to_offer = MAX_OFFERED
         self._refused: set[int] = set()  # directories that are not to be sent
         self._known: dict[bytes, Inode | None] = {}
 
@@ -143,8 +154,16 @@ class Burst:
         self, inode: Inode, status: os.stat_result, ranges: list[tuple[int, int]]
     ) -> None:
         """Note what of these ranges is still to be sent, whole units in pieces."""
-        units = units_sent(self._sent, inode, status)
         hashes = self._hashes.units(status)
+        if hashes and status.st_nlink > 1:
+            # Else it is watched when it is read; what is offered may never be.
+            try:
+                self._watch(inode)
+                status = self._tree.status(inode)
+            except OSError:
+                return  # gone meanwhile
+            hashes = self._hashes.units(status)
+        units = units_sent(self._sent, inode, status)
         piece = UNIT if hashes else PIECE
         for offset, length in ranges:
             end = min(offset + length, status.st_size)
@@ -154,19 +173,20 @@ class Burst:
                 if start >= 0 and (not wanted or (unit - start) * UNIT >= piece):
                     self._add(inode, start, min(unit * UNIT, status.st_size), hashes)
                     start = -1
-                if wanted and self._bytes < MAX_SENT:
+                if wanted and (self._left_to_offer if hashes else self._left) > 0:
                     units.add(unit)
                     start = unit if start < 0 else start
 
     def _add(self, inode: Inode, unit: int, end: int, hashes: bytes) -> None:
         start = unit * UNIT
-        self._bytes += end - start
         # Whole pages, as the kernel reads them: what is short of that is the end of the file.
         item = (inode.id, start, -(-(end - start) // 4096) * 4096)
         if hashes:
             digest = hashes[unit * HASH_BYTES : (unit + 1) * HASH_BYTES]
             self.offers.append((*item, digest))
+            self._left_to_offer -= end - start
         else:
+            self._left -= end - start
             self.ranges.append(item)
 
 

@@ -27,6 +27,8 @@ from stubs.wire.messages import Trace as TraceBody
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stubs.home.files.burst import Sent
     from stubs.home.files.contents import Contents as Readers
     from stubs.home.files.hashes import Hashes
@@ -70,8 +72,10 @@ class Prefetch:
         listings: Listings,
         traces: Traces,
         hashes: Hashes,
+        watch: Callable[[Inode], None],
     ) -> None:
-        """Send nothing before `attach`."""
+        """Send nothing before `attach`; `watch` is Burst's."""
+        self._watch = watch
         self._loop = loop
         self._tree = tree
         self._readers = readers
@@ -123,7 +127,9 @@ class Prefetch:
         self._traced[spawn.body] = key
         self._link.post(TraceBody(spawn.body, 0))
         trace = self._traces.recall(key)
-        burst = Burst(self._tree, self._listings, self._listed, self._sent, self._hashes)
+        burst = Burst(
+            self._tree, self._listings, self._listed, self._sent, self._hashes, self._watch
+        )
         for path in trace.dirs:
             burst.directory(path)
         for path in self._closure.of(spawn.exe, spawn.env):

@@ -132,6 +132,7 @@ class FileService:
                 self._listings,
                 Traces(learned[0]),
                 Hashes(loop, learned[1]),
+                self._coherence.watch_file,
             )
         self._unacknowledged = 0
         self._last_read: Read | None = None

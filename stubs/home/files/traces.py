@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Of one trace.
 MAX_DIRS = 1000
 MAX_FILES = 4000
-MAX_BYTES = 64 << 20
+MAX_BYTES = 128 << 20
 
 # Traces kept; the least recently used give way.
 MAX_TRACES = 500

@@ -3,7 +3,8 @@
 Names and contents arrive here unasked, before the body starts that is expected to want them. The
 names of a directory become its snapshot, as if it had been fetched; contents wait in the read-ahead
 of their file until the kernel reads them. What was announced (Coming) and has not arrived is
-waited for, and not asked for a second time.
+waited for, and not asked for a second time. What home offers by its hash is looked for on the
+node; what is not there home is told at once (Lacking), and sends it.
 
 Nothing here is needed for the right result: what does not fit what is known is dropped, and the
 node asks as it would have.
@@ -11,16 +12,20 @@ node asks as it would have.
 
 from __future__ import annotations
 
+from functools import partial
+
+from stubs.node.view.shelf import HASH_BYTES
 from stubs.wire.errors import RemoteProtocolError
-from stubs.wire.messages import Coming, Contents, Listing, Names, Offered, Trace, Traced
+from stubs.wire.messages import Coming, Contents, Lacking, Listing, Names, Offered, Trace, Traced
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+    from stubs.link.loop import Loop
     from stubs.node.view.inodes import Inodes, Node
-    from stubs.node.view.library import Library
+    from stubs.node.view.library import Library, Sought
     from stubs.node.view.reading import Reading
     from stubs.node.view.snapshots import Snapshots
     from stubs.node.view.uplink import Uplink
@@ -65,6 +70,7 @@ class Ahead:
 
     def __init__(
         self,
+        loop: Loop,
         uplink: Uplink,
         inodes: Inodes,
         snapshots: Snapshots,
@@ -72,7 +78,9 @@ class Ahead:
         library: Library,
     ) -> None:
         """Begin with nothing expected and nothing noted."""
+        self._loop = loop
         self._library = library
+        self._lacking: list[int] = []  # to be told as ids, offsets and lengths
         self._uplink = uplink
         self._inodes = inodes
         self._snapshots = snapshots
@@ -88,7 +96,7 @@ class Ahead:
             Names: self._names,
             Coming: self._coming,
             Contents: self._contents,
-            Offered: lambda message, _, __: self._library.offered(message),
+            Offered: self._offered,
             Trace: self._trace,
         }
 
@@ -104,8 +112,35 @@ class Ahead:
         numbers = iter(message.ranges)
         for id_, offset, length in zip(numbers, numbers, numbers):
             node = self._inodes.get(id_)
-            if node is None or not self._reading.expect(node, offset, offset + length):
+            if node is None or self._reading.expect(node, offset, offset + length) is None:
                 self._refused[id_, offset] = self._refused.get((id_, offset), 0) + 1
+
+    def _offered(self, message: Offered, _: int, __: list[int]) -> None:
+        count = len(message.ranges) // 3
+        if len(message.ranges) % 3 or len(message.hashes) != count * HASH_BYTES:
+            raise RemoteProtocolError("an offer has an id, an offset, a length and a hash")
+        wanted: list[Sought] = []
+        for index in range(count):
+            id_, offset, length = message.ranges[3 * index : 3 * index + 3]
+            node = self._inodes.get(id_)
+            if node is None:
+                continue
+            digest = message.hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES]
+            lacking = partial(self._lack, id_, offset, length)
+            sought = self._reading.offer(node, (offset, offset + length, digest), lacking)
+            if sought is not None:
+                wanted.append(sought)
+        if wanted:
+            self._library.find(wanted)
+
+    def _lack(self, *place: int) -> None:
+        if not self._lacking:
+            self._loop.at_turn_end(self._tell_lacking)
+        self._lacking += place
+
+    def _tell_lacking(self) -> None:
+        lacking, self._lacking = self._lacking, []
+        self._uplink.post(Lacking(lacking))
 
     def _contents(self, message: Contents, _: int, __: list[int]) -> None:
         self._uplink.traffic.came(message.body, len(message.data))
@@ -114,7 +149,6 @@ class Ahead:
             if refused > 1:
                 self._refused[message.id, message.offset] = refused - 1
             return
-        self._library.arrived(message)
         node = self._inodes.get(message.id)
         if node is not None:
             self._reading.give(node, message.offset, message.data, message.errno)

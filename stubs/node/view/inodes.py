@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stubs.node.view.reading import ReadAhead
+    from stubs.node.view.pieces import ReadAhead
 
 # Seconds for which the kernel may believe a name or attributes: changes are pushed, so a long
 # time; for what home cannot watch, a short one.

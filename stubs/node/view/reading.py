@@ -2,19 +2,23 @@
 
 The kernel reads 128 KiB at a time; home is asked for more at once and before it is needed: a small
 file whole, a file read in sequence in large pieces that keep several in flight. What was fetched
-is dropped as soon as the kernel has taken it (it has a page cache of its own). A piece that was on
-its way while its file changed is asked for again: it may be older than what we were told.
+is dropped as soon as the kernel has taken it: it has a page cache of its own. In case that is
+reclaimed the node keeps it on its disk (stubs.node.view.library), and looks there first. A piece
+that was on its way while its file changed is asked for again: it may be older than what we were
+told.
 """
 
 from __future__ import annotations
 
 import errno
 from collections import OrderedDict
+from functools import partial
 
 from stubs.abi import fuse
 from stubs.abi.malloc import malloc_trim
 from stubs.node.view.drafts import Drafts
 from stubs.node.view.fuse import BODY
+from stubs.node.view.pieces import Piece, ReadAhead, Shelved
 from stubs.wire.messages import Data, Error, Read
 
 TYPE_CHECKING = False
@@ -24,11 +28,12 @@ if TYPE_CHECKING:
     from stubs.link.loop import Loop, Timer
     from stubs.node.view.fuse import Device
     from stubs.node.view.inodes import Inodes, Node
+    from stubs.node.view.library import Library, Sought
+    from stubs.node.view.pieces import Part
     from stubs.node.view.temporaries import Temporaries
     from stubs.node.view.uplink import Uplink
     from stubs.wire.codec import Message
 
-UNIT = 128 << 10  # the largest READ of the kernel, unless the administrator raised it
 PIECE = 512 << 10  # of a sequential read; also the size up to which a file is small
 MAX_WINDOW = 4 << 20  # fetched ahead for one file
 MAX_BUFFERED = 40 << 20  # fetched ahead for all files: a compiler as a whole
@@ -37,6 +42,10 @@ MAX_GIVEN = 48 << 20  # the same, with what home sends unasked
 # The kernel reads so much, or more, around a page fault; read(2) at random asks for what it needs.
 READ_AROUND = 64 << 10
 BLOCK = 1 << 20
+PAGE = 4096
+
+# Larger files are data, and hardly read again.
+LARGEST_KEPT = 256 << 20
 
 # How long what nobody reads stays here, at least; what home sent unasked, several times as long:
 # its reader is a program that starts.
@@ -45,38 +54,6 @@ PATIENCE = 5
 
 # How often a read that is overtaken by changes is asked again before it is given as it is.
 MAX_REPEATS = 8
-
-
-class Piece:
-    """A range of a file: on its way, or here."""
-
-    __slots__ = ("aged", "data", "end", "given", "left", "repeats", "stale", "start", "waiting")
-
-    def __init__(self, start: int, end: int) -> None:
-        """Nothing is here yet."""
-        self.start = start
-        self.end = end
-        self.left = end - start  # bytes that the kernel has not taken yet
-        self.data: memoryview | None = None
-        self.stale = False  # the file changed since it was asked for
-        self.aged = 0  # it has been here for so many periods
-        self.given = False  # home sends it unasked
-        self.repeats = 0
-        self.waiting: list[tuple[int, int, int]] = []  # (unique, offset, end)
-
-
-class ReadAhead:
-    """What was fetched of one file, and how it is being read."""
-
-    __slots__ = ("asked", "expected", "given", "pieces", "window")
-
-    def __init__(self) -> None:
-        """Nothing was read yet."""
-        self.pieces: list[Piece] = []
-        self.given = False  # home sent what is likely to be read of it
-        self.expected = 0  # where the next READ starts if the file is read in sequence
-        self.window = 0  # how far ahead to ask
-        self.asked = 0  # up to where it has been asked for
 
 
 class Reading:
@@ -89,8 +66,10 @@ class Reading:
         uplink: Uplink,
         inodes: Inodes,
         temporaries: Temporaries,
+        library: Library,
     ) -> None:
         """Take over READ."""
+        self._library = library
         self._temporaries = temporaries
         self.drafts = Drafts()
         # Told of what is read, while somebody wants to know.
@@ -190,10 +169,28 @@ class Reading:
         return offset
 
     def _fetch(self, node: Node, ahead: ReadAhead, start: int, end: int) -> None:
-        piece = self._add(node, ahead, start, end)
+        """Ask for [start, end), which is in no piece: the shelf for what it should have."""
+        if end == node.attr.size:
+            # The kernel reads whole pages. What is short of that says that the file ends.
+            end = -(-end // PAGE) * PAGE
+        if not _keepable(node):
+            ahead.shelved = Shelved()  # its directory cannot be watched any more
+        wanted: list[Sought] = []
+        while start < end:
+            part = ahead.shelved.at(start)
+            stop = ahead.shelved.following(start, end) if part is None else min(part[1], end)
+            piece = self._add(node, ahead, start, stop)
+            if part is None:
+                self._request(node, ahead, piece)
+            else:
+                piece.given = True
+                lacking = partial(self._request, node, ahead, piece)
+                wanted.append((node, part, self._finder(node, ahead, piece, part, lacking)))
+            start = stop
         if self.buffered > MAX_BUFFERED:
             self._make_room(node)
-        self._request(node, ahead, piece)
+        if wanted:
+            self._library.find(wanted)
 
     def _add(self, node: Node, ahead: ReadAhead, start: int, end: int) -> Piece:
         piece = Piece(start, end)
@@ -212,7 +209,7 @@ class Reading:
         def done(reply: Message) -> None:
             if type(reply) is Data:
                 self._uplink.traffic.came(body, len(reply.data))
-                self._arrived(node, ahead, piece, reply.data)
+                self._sent(node, ahead, piece, reply.data)
             else:
                 code = reply.errno if type(reply) is Error and reply.errno > 0 else errno.EIO
                 if code == errno.ESTALE:
@@ -221,22 +218,52 @@ class Reading:
 
         self._uplink.ask(Read(node.id, piece.start, piece.end - piece.start), done)
 
+    def _finder(
+        self, node: Node, ahead: ReadAhead, piece: Piece, part: Part, lacking: Callable[[], None]
+    ) -> Callable[[bytes | None], None]:
+        """Return who takes from the shelf what `piece` is to have of `part`."""
+        shelved = ahead.shelved
+
+        def found(data: bytes | None) -> None:
+            if data is None:
+                shelved.remove(part)
+                lacking()
+            else:
+                start = part[0]
+                self._arrived(node, ahead, piece, data[piece.start - start : piece.end - start])
+
+        return found
+
     # what home sends unasked
 
-    def expect(self, node: Node, start: int, end: int) -> bool:
-        """Note that [start, end) of a file is about to come; returns whether it is wanted.
+    def expect(self, node: Node, start: int, end: int) -> Piece | None:
+        """Note that [start, end) of a file is about to come; returns None if it is not wanted.
 
         Not while a change of ours is under way, before which it may have been read. One that
         begins after this makes what comes stale (`discard`).
         """
         if node.pending or node.local:
-            return False
+            return None
         ahead = self._ahead(node)
         overlapping = any(p.start < end and start < p.end for p in ahead.pieces)
         if start >= end or overlapping or self.buffered + end - start > MAX_GIVEN:
-            return False
-        self._add(node, ahead, start, end).given = ahead.given = True
-        return True
+            return None
+        piece = self._add(node, ahead, start, end)
+        piece.given = ahead.given = True
+        return piece
+
+    def offer(self, node: Node, part: Part, lacking: Callable[[], None]) -> Sought | None:
+        """Take in the hash of a part; return what to look for if it is wanted now, too.
+
+        `lacking` is called if the shelf has it not: then home is to send it.
+        """
+        ahead = self._ahead(node)
+        if not node.pending and _keepable(node):
+            ahead.shelved.add(part)
+        piece = self.expect(node, part[0], part[1])
+        if piece is None:
+            return None
+        return node, part, self._finder(node, ahead, piece, part, lacking)
 
     def give(self, node: Node, start: int, data: bytes, code: int) -> None:
         """Take what has come, unless it was not expected, or no more is."""
@@ -247,7 +274,7 @@ class Reading:
         else:
             return
         if not code:
-            self._arrived(node, ahead, piece, data)
+            self._sent(node, ahead, piece, data)
         elif piece.waiting:
             self._request(node, ahead, piece)
         else:
@@ -260,6 +287,13 @@ class Reading:
         return state.ahead
 
     # what came
+
+    def _sent(self, node: Node, ahead: ReadAhead, piece: Piece, data: bytes) -> None:
+        """Take what home has sent, and have it kept."""
+        fresh = not piece.stale
+        self._arrived(node, ahead, piece, data)
+        if fresh and _keepable(node):
+            self._library.keep(ahead.shelved, piece.start, piece.end, data, node.attr.size)
 
     def _arrived(self, node: Node, ahead: ReadAhead, piece: Piece, data: bytes) -> None:
         if piece.stale and piece.repeats < MAX_REPEATS:
@@ -358,9 +392,15 @@ class Reading:
         if node.file is None or node.file.ahead is None:
             return
         ahead = node.file.ahead
+        ahead.shelved = Shelved()
         ahead.asked = 0
         for piece in list(ahead.pieces):
             if piece.data is None:
                 piece.stale = True
             else:
                 self._drop(node, ahead, piece)
+
+
+def _keepable(node: Node) -> bool:
+    """Tell whether contents of a file are worth keeping, and we hear of it when they change."""
+    return not node.volatile and not node.local and node.attr.size <= LARGEST_KEPT

@@ -8,6 +8,8 @@ is given out, so neither a damaged entry, nor another home, nor another version 
 home has. Runs in a process of its own: it reads, writes and hashes what would keep the agent's
 loop from its round trips.
 
+What no other agent would look for goes into a file without a name (stubs.node.view.spool).
+
 Entries that were not used for longest are removed when the cache is larger than it may be: a few
 GiB, and no more than a share of what the disk has left. On a disk that is full, or that may not be
 written, nothing is kept.
@@ -15,10 +17,14 @@ written, nothing is kept.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 import time
+
+from stubs.node.view.spool import MAX_BYTES as SPOOL_BYTES
+from stubs.node.view.spool import Spool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +45,9 @@ _USED_SECONDS = 3600.0
 
 HASH_BYTES = 32
 
+# What file systems give to a file at a time.
+_BLOCK = 4096
+
 
 class Shelf:
     """Finds contents by their hash, and keeps them."""
@@ -49,6 +58,8 @@ class Shelf:
         self._most = most
         self._size = -1  # of all entries, about: others add to them, too; -1: not known yet
         self._usable = True
+        self._spool: Spool | None = None
+        self._for_spool = 0  # bytes that it may have
 
     # finding
 
@@ -57,10 +68,18 @@ class Shelf:
 
         `path`, `size` and `offset` say where home has them.
         """
-        data = self._cached(digest, length)
+        data = self._spooled(digest)
+        if data is None:
+            data = self._cached(digest, length)
         if data is None:
             data = self._own(digest, length, path, size, offset)
         return data
+
+    def _spooled(self, digest: bytes) -> bytes | None:
+        try:
+            return self._spool.find(digest) if self._spool is not None else None
+        except OSError:
+            return None  # unreadable: as good as none
 
     def _cached(self, digest: bytes, length: int) -> bytes | None:
         place = self._place(digest)
@@ -105,29 +124,51 @@ class Shelf:
 
     # keeping
 
-    def keep(self, digest: bytes, data: bytes) -> None:
-        """Keep contents, if they are what their hash says and there is room."""
-        if not self._usable or hashlib.sha256(data).digest() != digest:
-            return
-        place = self._place(digest)
-        temporary = os.path.join(self._directory, f"{_TEMPORARY}{os.getpid()}-{digest.hex()[:16]}")
+    def keep(self, data: bytes, lasting: bool = True) -> bytes:
+        """Keep contents if there is room; return their hash, empty if nothing can be kept.
+
+        Unless they are `lasting`, no other agent will find them.
+        """
+        if not self._usable:
+            return b""
+        digest = hashlib.sha256(data).digest()
         try:
             if self._size < 0:
                 self._open()
-            if os.path.exists(place):
-                return
-            if not self._make_room(len(data)):
-                self._usable = False
-                return
-            os.makedirs(os.path.dirname(place), 0o700, exist_ok=True)
-            with open(temporary, "wb", opener=_private) as file:
-                file.write(data)
-            os.rename(temporary, place)
-            self._size += len(data)
+            if lasting:
+                self._enter(digest, data)
+            else:
+                self._put_aside(digest, data)
         except OSError:
             # Full, read-only, not ours: it goes without a cache.
             self._usable = False
+            return b""
+        return digest
+
+    def _enter(self, digest: bytes, data: bytes) -> None:
+        place = self._place(digest)
+        if os.path.exists(place):
+            return
+        self._make_room(_room(len(data)))
+        os.makedirs(os.path.dirname(place), 0o700, exist_ok=True)
+        temporary = self._temporary(digest.hex()[:16])
+        try:
+            with open(temporary, "wb", opener=_private) as file:
+                file.write(data)
+            os.rename(temporary, place)
+        except OSError:
             self._remove(temporary)
+            raise
+        self._size += _room(len(data))
+
+    def _put_aside(self, digest: bytes, data: bytes) -> None:
+        if self._spool is None:
+            temporary = self._temporary("spool")
+            fd = _private(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            os.unlink(temporary)
+            self._for_spool = min(SPOOL_BYTES, self._limit() // SHARE)
+            self._spool = Spool(fd, self._for_spool)
+        self._spool.keep(digest, data)
 
     def _open(self) -> None:
         """Make the directory and see how much is in it; OSError unless it is ours alone."""
@@ -139,12 +180,16 @@ class Shelf:
             os.chmod(self._directory, 0o700)
         self._size = sum(size for _, size, _ in self._entries())
 
-    def _make_room(self, length: int) -> bool:
+    def _limit(self) -> int:
         free = os.statvfs(self._directory)
-        available = free.f_bavail * free.f_frsize
-        limit = min(self._most, (available + self._size) // SHARE)
+        share = (free.f_bavail * free.f_frsize + self._size) // SHARE
+        return min(self._most, share) - self._for_spool
+
+    def _make_room(self, length: int) -> None:
+        """Remove what was not used for longest; OSError if that is not enough."""
+        limit = self._limit()
         if self._size + length <= limit:
-            return True
+            return
         entries = sorted(self._entries())
         self._size = sum(size for _, size, _ in entries)
         # Some more than is needed, so that it is not to be done for each.
@@ -154,7 +199,8 @@ class Shelf:
                 break
             self._remove(place)
             self._size -= size
-        return self._size + length <= limit
+        if self._size + length > limit:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _entries(self) -> Iterable[tuple[float, int, str]]:
         """Yield when each entry was last used, its size and its path; remove old rubbish."""
@@ -166,9 +212,12 @@ class Shelf:
                 except FileNotFoundError:
                     continue  # another agent has removed it
                 if not name.startswith(_TEMPORARY):
-                    yield found.st_mtime, found.st_size, place
+                    yield found.st_mtime, _room(found.st_size), place
                 elif time.time() - found.st_mtime > _STALE_SECONDS:
                     self._remove(place)
+
+    def _temporary(self, name: str) -> str:
+        return os.path.join(self._directory, f"{_TEMPORARY}{os.getpid()}-{name}")
 
     def _place(self, digest: bytes) -> str:
         name = digest.hex()
@@ -179,6 +228,11 @@ class Shelf:
             os.unlink(place)
         except OSError:
             pass  # another agent has removed it, or nobody may: it is checked at each use
+
+
+def _room(size: int) -> int:
+    """Return what a file of this size takes of the disk: headers are small, and many."""
+    return -(-size // _BLOCK) * _BLOCK
 
 
 def _private(path: str, flags: int) -> int:

@@ -84,7 +84,10 @@ class View:
             self._device, self._uplink, self._inodes, self._snapshots, time.monotonic
         )
         self._temporaries = Temporaries(loop, self._inodes, time.monotonic)
-        self._reading = Reading(loop, self._device, self._uplink, self._inodes, self._temporaries)
+        self._library = Library(loop, cache)
+        self._reading = Reading(
+            loop, self._device, self._uplink, self._inodes, self._temporaries, self._library
+        )
         self._writing = Writing(
             loop,
             self._device,
@@ -127,9 +130,8 @@ class View:
             self._posting,
             self._temporaries,
         )
-        self._library = Library(loop, self._uplink, self._inodes, self._reading, cache)
         self._ahead = Ahead(
-            self._uplink, self._inodes, self._snapshots, self._reading, self._library
+            loop, self._uplink, self._inodes, self._snapshots, self._reading, self._library
         )
         self._link = link
         self._proc = -1  # the capsule's

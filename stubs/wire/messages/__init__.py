@@ -66,6 +66,7 @@ from stubs.wire.messages.capsule import Ghost as Ghost
 from stubs.wire.messages.capsule import Heirlooms as Heirlooms
 from stubs.wire.messages.capsule import Inherited as Inherited
 from stubs.wire.messages.capsule import Keep as Keep
+from stubs.wire.messages.capsule import Kept as Kept
 from stubs.wire.messages.capsule import MountView as MountView
 from stubs.wire.messages.capsule import Outside as Outside
 from stubs.wire.messages.capsule import Stood as Stood

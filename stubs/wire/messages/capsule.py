@@ -196,8 +196,18 @@ class Find(Message):
 
 
 class Keep(Message):
-    """A→its shelf: keep these contents."""
+    """A→its shelf: keep these contents. Posted back: Kept, in order.
+
+    `lasting` has a number for each: 0 when no other agent is going to look for it.
+    """
 
     KIND = 0x43
-    hash: Blob
-    data: Blob
+    lasting: U64s
+    contents: Blobs
+
+
+class Kept(Message):
+    """Shelf→A: the SHA-256 of all that is kept of a Keep; fewer: nothing can be kept any more."""
+
+    KIND = 0x44
+    hashes: Blob
