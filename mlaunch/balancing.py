@@ -45,7 +45,8 @@ class Balancing:
 
     def tick(self) -> None:
         """Look, if anything has run for long enough that could go anywhere else."""
-        if not self._inventory.members or not self._lasts():
+        wanted = self._inventory.config.balance and self._inventory.members
+        if not wanted or not self._lasts():
             return
         for member in self._inventory.considered():
             self._inventory.connect(member)

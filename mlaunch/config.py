@@ -1,7 +1,8 @@
 """The configuration file as one frozen value; editing the list of nodes in it.
 
     [[node]]      name, host (default: the name), user, port; the rest is in ~/.ssh/config
-    [placement]   home_bias: how many times sooner home must end a program to keep it
+    [placement]   home_bias: how many times sooner home must end a program to keep it;
+                  balance: whether programs that run move by themselves
     [export]      hidden, visible, readonly: lists of paths; `visible` takes a path out of what is
                   hidden by default
     [daemon]      idle_minutes: without work, after which the daemon goes
@@ -54,6 +55,7 @@ class Config:
     path: str = ""
     nodes: tuple[Node, ...] = ()
     home_bias: float = 1.25
+    balance: bool = True
     export: Export = field(default_factory=Export)
     idle_s: float = 600.0
 
@@ -106,7 +108,7 @@ class _Checker:
     def config(self, tree: dict[str, Any]) -> Config:
         self._only(tree, "", 0, ("node", "placement", "export", "daemon"))
         nodes = self._nodes(tree.get("node", []))
-        placement = self._table(tree, "placement", ("home_bias",))
+        placement = self._table(tree, "placement", ("home_bias", "balance"))
         export = self._table(tree, "export", ("hidden", "visible", "readonly"))
         daemon = self._table(tree, "daemon", ("idle_minutes",))
         default = Config()
@@ -114,6 +116,7 @@ class _Checker:
             path=self._path,
             nodes=nodes,
             home_bias=self._number(placement, "placement", "home_bias", default.home_bias, 0.1),
+            balance=self._flag(placement, "placement", "balance", default.balance),
             export=Export(
                 hidden=self._paths(export, "hidden"),
                 visible=self._paths(export, "visible"),
@@ -171,6 +174,12 @@ class _Checker:
         if port is not None and (type(port) is not int or not 0 < port < 65536):
             raise self._fail("node", index, "port", "must be a number from 1 to 65535")
         return Node(item["name"], item.get("host", item["name"]), item.get("user") or None, port)
+
+    def _flag(self, values: dict[str, Any], table: str, key: str, otherwise: bool) -> bool:
+        value = values.get(key, otherwise)
+        if not isinstance(value, bool):
+            raise self._fail(table, 0, key, "must be true or false")
+        return value
 
     def _number(
         self, tree: dict[str, Any], table: str, key: str, default: float, least: float

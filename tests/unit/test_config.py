@@ -27,6 +27,7 @@ readonly = ["/usr"]
 
 [placement]
 home_bias = 2
+balance = false
 
 [daemon]
 idle_minutes = 0.5
@@ -35,7 +36,7 @@ idle_minutes = 0.5
 
 def test_a_file_that_is_not_there_configures_nothing(tmp_path: Path) -> None:
     loaded = config.load(str(tmp_path / "none" / "config.toml"))
-    assert (loaded.nodes, loaded.idle_s) == ((), 600.0)
+    assert (loaded.nodes, loaded.balance, loaded.idle_s) == ((), True, 600.0)
 
 
 def test_everything_that_can_be_configured_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +46,7 @@ def test_everything_that_can_be_configured_arrives(monkeypatch: pytest.MonkeyPat
     assert parsed.export.hidden == ("/srv/private", "/home/u/diary")
     assert parsed.export.visible == ("/home/u/.npmrc",)
     assert parsed.export.readonly == ("/usr",)
-    assert (parsed.home_bias, parsed.idle_s) == (2.0, 30.0)
+    assert (parsed.home_bias, parsed.balance, parsed.idle_s) == (2.0, False, 30.0)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,7 @@ def test_everything_that_can_be_configured_arrives(monkeypatch: pytest.MonkeyPat
         ('[export]\n\nhidden = ["a"]\n', 3, "export.hidden: 'a' must begin with / or ~"),
         ('[export]\nhidden = ["/"]\n', 2, "the root directory cannot be hidden"),
         ("[placement]\nhome_bias = false\n", 2, "placement.home_bias: must be a number"),
+        ("[placement]\nbalance = 1\n", 2, "placement.balance: must be true or false"),
         ("[daemon]\nidle_minutes = -1\n", 2, "daemon.idle_minutes: must be at least 0"),
         ("[daemon]\nidle_minutes = nan\n", 2, "daemon.idle_minutes: must be at least 0"),
         ("[daemon]\nidle = 3\n", 2, "daemon.idle: unknown key; did you mean idle_minutes?"),
