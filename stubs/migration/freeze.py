@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 
+from stubs.abi import ptrace
 from stubs.migration.proc import Stat, descendants, read_stat, threads
 from stubs.migration.reasons import Unmovable, reason
 from stubs.migration.tracee import Tracee, TraceeGoneError, wait_end
@@ -49,7 +50,8 @@ class Stopped:
         seized = []
         for thread in new:
             try:
-                thread.seize()
+                # Should we end, it may live elsewhere already: it is not to run twice.
+                thread.seize(ptrace.PTRACE_O_EXITKILL)
                 seized.append(thread)
             except ProcessLookupError:
                 continue  # it has ended

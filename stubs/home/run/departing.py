@@ -80,7 +80,7 @@ class Departing:
         self._starting: set[int] = set()  # pids for which a node has been asked
         self._bodies: dict[int, Body] = {}
         self._exes: dict[int, bytes] = {}
-        self.moving = Moving(self._links, self._bodies)
+        self.moving = Moving(loop, self._links, self._bodies)
         self._restarting = Restarting(loop, self._placements, self._links, self._over)
 
     def _order(self, move: Move, fds: list[int], answer: Callable[[Message], None]) -> None:
