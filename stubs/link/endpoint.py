@@ -108,7 +108,8 @@ class Endpoint:
         self._next_tag = self._next_tag % 0xFFFFFFFF + 1
         tag = self._next_tag
         if self.lost is not None:
-            done(Error(EIO, self.lost.encode()))
+            _close_all(fds or [])
+            done(Error(EIO, self.lost.encode(errors="surrogateescape")))
             return tag
         self._waiting[tag] = done
         if by is None:

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 
+from stubs.abi import ptrace
 from stubs.migration.interrupted import goes_on
 from stubs.migration.proc import Stat, descendants, read_file, read_stat, threads
 from stubs.migration.reasons import Unmovable, reason
@@ -77,7 +78,8 @@ class Stopped:
         seized = []
         for thread in new:
             try:
-                thread.seize()
+                # Should we end, it may live elsewhere already: it is not to run twice.
+                thread.seize(ptrace.PTRACE_O_EXITKILL)
                 seized.append(thread)
             except ProcessLookupError:
                 continue  # it has ended

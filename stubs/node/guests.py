@@ -69,6 +69,7 @@ class Guest:
         self.cpu_us = 0  # that it has used elsewhere
         self.standing = False  # frozen, to go elsewhere
         self.held: list[Signal] = []  # that came for it meanwhile
+        self.arriving = False  # it has come from elsewhere, and has not run here
         self.departed: Callable[[], None] | None = None  # it went; to be called when all is gone
 
 
@@ -120,7 +121,7 @@ class Guests:
         return {
             Spawn: lambda message, tag, fds: self._settled(lambda: self._spawn(message, tag)),
             Signal: lambda message, tag, fds: self._settled(lambda: self._signal(message)),
-            Kill: lambda message, tag, fds: self._kill(message),
+            Kill: lambda message, tag, fds: self._kill_soon(message),
             Resize: lambda message, tag, fds: self._resize(message),
             Modes: lambda message, tag, fds: self._settled(lambda: self._modes(message)),
         }
@@ -176,10 +177,16 @@ class Guests:
             session.terminal.ask(session.leader.endpoint)
 
     def dismiss(self, guest: Guest, then: Callable[[], None]) -> None:
-        """Have nothing left of a body that did not get here whole, then call `then`."""
+        """Have nothing left of a body that lives elsewhere, and nothing told; then call `then`."""
         guest.departed = then
         for number in guest.links.values():
             self._streams.abandon(number)
+        if guest.gone:
+            self._leave(guest)
+
+    def remove(self, guest: Guest, then: Callable[[], None]) -> None:
+        """Do as `dismiss`, and kill what there is."""
+        self.dismiss(guest, then)
         guest.parent.endpoint.post(Kill(guest.spawn.body))
         guest.parent.endpoint.request(Inherited(guest.spawn.body), lambda _: self._leave(guest))
 
@@ -244,11 +251,16 @@ class Guests:
         else:
             guest.parent.endpoint.post(message)
 
+    def _kill_soon(self, message: Kill) -> None:
+        if message.body in self._guests:
+            self._kill(message)
+        else:
+            # It may be about to be taken in.
+            self._settled(lambda: self._kill(message))
+
     def _kill(self, message: Kill) -> None:
         guest = self._guests.get(message.body)
-        if guest is None:
-            return
-        if self.on_kill(guest.spawn.body):
+        if guest is None or self.on_kill(guest.spawn.body):
             return
         guest.parent.endpoint.post(message)
         if guest.exit is not None and not guest.told:
@@ -326,7 +338,7 @@ class Guests:
 
     def _tell_exit(self, guest: Guest) -> None:
         message = guest.exit
-        if message is None or guest.told:
+        if message is None or guest.told or guest.departed is not None:
             return
         guest.told = True
         if guest.session.terminal is not None:

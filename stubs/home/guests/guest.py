@@ -13,12 +13,11 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One mrun: its socket, and the bodies that it started."""
+    """One mrun: its socket."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        """Begin with no body."""
+        """Begin."""
         self.endpoint = endpoint
-        self.bodies: set[int] = set()
 
     def post(self, message: Message) -> None:
         """Tell mrun; nothing happens when it is gone."""
@@ -39,6 +38,10 @@ class Guest:
         self.passed: dict[int, int] = {}  # what had gone over these streams before it began
         self.terminal: Terminal | None = None
         self.exited = False
+        # While mrun decides where it goes on nothing is read or written for it:
+        self.left = False  # here, or elsewhere
+        self.arriving = False  # elsewhere, or here
+        self.departing = False  # it goes on elsewhere, and what is left on the node ends
         self.standing_ns = 0  # since when (CLOCK_MONOTONIC) it stands still, to go elsewhere
         self.held: list[Signal] = []  # for it, and come meanwhile
         self.seen = False  # what it did on another node may have been noticed at home

@@ -86,12 +86,12 @@ class Guests:
     def handlers(self) -> dict[type[Message], Handler]:
         """Return what home does with the messages of a node about its guests."""
         handlers: dict[type[Message], Handler] = {
-            Stopped: self._stopped,
-            Continued: self._continued,
-            Computed: self._computed,
-            Exited: self._exited,
-            Position: self._position,
-            Gone: self._gone,
+            Stopped: self._about(self._stopped),
+            Continued: self._about(self._continued),
+            Computed: self._about(self._computed),
+            Exited: self._about(self._exited),
+            Position: self._about(self._position),
+            Gone: self._about(self._gone),
         }
         handlers.update(self._moving.handlers())
         handlers.update(self._streams.handlers())
@@ -104,7 +104,7 @@ class Guests:
             Start: lambda message, tag, fds: self._start(session, message, tag, fds),
             Signal: lambda message, tag, fds: self._signal(session, message),
             Resize: lambda message, tag, fds: self._relay(session, message),
-            Kill: lambda message, tag, fds: self._relay(session, message),
+            Kill: lambda message, tag, fds: self._kill(session, message),
             Progress: lambda message, tag, fds: self._progress(session, message),
         }
         endpoint = Endpoint(
@@ -121,19 +121,24 @@ class Guests:
     def lost(self, reason: str) -> None:
         """Tell every mrun that waits that the node is lost; what has arrived is still written."""
         for guest in list(self._guests.values()):
-            if not guest.exited:
+            if not (guest.exited or guest.departing):
                 self._leave_terminal(guest, None)
                 why = reason.encode(errors="surrogateescape")
                 guest.session.post(Lost(guest.pid, int(self.is_unseen(guest)), why))
                 guest.exited = True
+            if guest.left or guest.arriving:
+                self.drop(guest)  # what it has not read or written yet is mrun's
+                continue
             for number in guest.streams:
                 self._streams.end(number)
             self._release(guest)
 
     def is_unseen(self, guest: Guest) -> bool:
         """Tell whether nothing that the body did until now can have been noticed at home."""
-        if guest.seen:
-            return False
+        return not guest.seen and self.is_unseen_here(guest)
+
+    def is_unseen_here(self, guest: Guest) -> bool:
+        """Tell the same of what it did on this node."""
         unused = all(self._streams.passed(number) == n for number, n in guest.passed.items())
         return unused and self._files.is_unseen(guest.pid)
 
@@ -206,7 +211,6 @@ class Guests:
             # Its number is in use again while children of the former one still run there.
             raise OSError(errno.EAGAIN, "that pid is still in use on the node")
         self._guests[guest.pid] = guest
-        guest.session.bodies.add(guest.pid)
         self._files.begin_body(guest.pid, guest.spawn.exe)
 
     def holds(self, guest: Guest) -> bool:
@@ -241,21 +245,37 @@ class Guests:
         if guest.terminal is not None and message.signo == signal.SIGCONT:
             guest.terminal.resume(guest.pid)
 
-    def _relay(self, session: Session, message: Resize | Kill) -> None:
+    def _relay(self, session: Session, message: Resize) -> None:
         if self.own(session, message.body) is not None:
             self._link.post(message)
 
-    def own(self, session: Session, body: int) -> Guest | None:
-        """Return a guest of that mrun, None if it has ended; RemoteProtocolError for others."""
-        if body not in session.bodies:
-            raise RemoteProtocolError(f"body {body} is not this mrun's")
+    def _kill(self, session: Session, message: Kill) -> None:
+        guest = self.own(session, message.body)
+        if guest is not None:
+            if not guest.arriving:
+                self._moving.stay(guest)
+            self._link.post(message)
+
+    def find(self, session: Session, body: int) -> Guest | None:
+        """Return a guest of that mrun, if it is here; RemoteProtocolError for another's."""
         guest = self._guests.get(body)
-        return None if guest is None or guest.exited else guest
+        if guest is not None and guest.session is not session:
+            raise RemoteProtocolError(f"body {body} is not this mrun's")
+        return guest  # None: the messages have crossed
+
+    def own(self, session: Session, body: int) -> Guest | None:
+        """Return what `find` does, None also if it has ended or lives elsewhere."""
+        guest = self.find(session, body)
+        return None if guest is None or guest.exited or guest.departing else guest
 
     def _mrun_gone(self, session: Session) -> None:
         self._sessions.discard(session)
         for guest in list(self._guests.values()):
-            if guest.session is session and not guest.exited:
+            if guest.session is not session or guest.departing:
+                continue
+            if not guest.arriving:
+                self._moving.stay(guest)
+            if not guest.exited:
                 self._leave_terminal(guest, None)
                 self._link.post(Kill(guest.pid))
 
@@ -268,30 +288,37 @@ class Guests:
             raise RemoteProtocolError(f"no body {body} here")
         return guest
 
-    def _stopped(self, message: Stopped, tag: int, fds: list[int]) -> None:
-        guest = self.guest(message.body)
+    def _about(self, handle: Callable[..., None]) -> Handler:
+        """Have `handle` get a guest, and what its node says of it, unless that lives elsewhere."""
+
+        def take(message: Message, tag: int, fds: list[int]) -> None:
+            guest = self.guest(message.body)  # type: ignore[attr-defined]  # all of these have it
+            if not guest.departing:
+                handle(guest, message)
+
+        return take
+
+    def _stopped(self, guest: Guest, message: Stopped) -> None:
         self._files.settle()
         if guest.terminal is not None:
             guest.terminal.pause(guest.pid)
         guest.session.post(message)
 
-    def _continued(self, message: Continued, tag: int, fds: list[int]) -> None:
-        guest = self.guest(message.body)
+    def _continued(self, guest: Guest, message: Continued) -> None:
         if guest.terminal is not None:
             guest.terminal.resume(guest.pid)
         guest.session.post(message)
 
-    def _computed(self, message: Computed, tag: int, fds: list[int]) -> None:
-        self.guest(message.body).session.post(message)
+    def _computed(self, guest: Guest, message: Computed) -> None:
+        guest.session.post(message)
 
-    def _position(self, message: Position, tag: int, fds: list[int]) -> None:
-        fd = self.guest(message.body).files.get(message.fd)
+    def _position(self, guest: Guest, message: Position) -> None:
+        fd = guest.files.get(message.fd)
         if fd is None or message.offset < 0:
             raise RemoteProtocolError(f"no offset to set: {message!r}")
         os.lseek(fd, message.offset, os.SEEK_SET)
 
-    def _exited(self, message: Exited, tag: int, fds: list[int]) -> None:
-        guest = self.guest(message.body)
+    def _exited(self, guest: Guest, message: Exited) -> None:
         if guest.exited:
             raise RemoteProtocolError(f"body {message.body} ended twice")
 
@@ -303,13 +330,18 @@ class Guests:
         guest.exited = True
         self._telling.add(guest)
         self._files.settle()
-        self._when_written(guest, tell)
+        if guest.left or guest.arriving:
+            tell()  # what it wrote is held, and mrun's
+        else:
+            self._when_written(guest, tell)
 
-    def _gone(self, message: Gone, tag: int, fds: list[int]) -> None:
-        guest = self.guest(message.body)
+    def _gone(self, guest: Guest, message: Gone) -> None:
         if not guest.exited:
             raise RemoteProtocolError(f"body {message.body} gone without an end")
-        self._release(guest)
+        if guest.arriving:
+            self.drop(guest)
+        else:
+            self._release(guest)
 
     # the end of a guest
 
@@ -340,19 +372,26 @@ class Guests:
 
     def drop(self, guest: Guest) -> None:
         """Forget a guest, and let go of all that it had."""
+        self.let_go(guest)
+        if self._guests.get(guest.pid) is guest:
+            del self._guests[guest.pid]
+            self._files.end_body(guest.pid)
+
+    def let_go(self, guest: Guest) -> None:
+        """Let go of all that a guest has at home."""
+        if self.holds(guest):
+            self._moving.forget(guest)
         terminal, guest.terminal = guest.terminal, None
         if terminal is not None:
             terminal.leave(guest.pid, None)
             self._terminals.release(terminal, guest.pid)
         guest.close_files()
-        for number in guest.adopted:
+        adopted, guest.adopted = guest.adopted, []
+        for number in adopted:
             self._files.disown(number)
-        for number in guest.streams:
+        streams, guest.streams = guest.streams, set()
+        for number in streams:
             self._streams.close(number)
-        if self._guests.get(guest.pid) is guest:
-            del self._guests[guest.pid]
-            self._files.end_body(guest.pid)
-        guest.session.bodies.discard(guest.pid)
 
 
 def _refusal(error: OSError) -> Error:

@@ -109,11 +109,15 @@ class Handover:
                 if item.kind == FD_TTY and guest.terminal is not None:
                     item = item._replace(ref=guest.terminal.number)
             spawn.descriptors[index] = item
+        self.begin_count(guest)
+        spawn.exclusive = sorted({item.ref for item in spawn.descriptors if item.fd in exclusive})
+
+    def begin_count(self, guest: Guest) -> None:
+        """Note how much has gone over the streams of a guest that has not used them yet."""
         numbers = set(guest.streams)
         if guest.terminal is not None:
             numbers.add(guest.terminal.number)
         guest.passed = {number: self._streams.passed(number) for number in numbers}
-        spawn.exclusive = sorted({item.ref for item in spawn.descriptors if item.fd in exclusive})
 
     def _adopt(self, guest: Guest, fd: int) -> int:
         number = self._files.adopt(fd).id

@@ -22,12 +22,12 @@ from stubs.wire.messages import (
     Complete,
     Depart,
     Departed,
-    Done,
     Drain,
     Dump,
     Error,
     ImageData,
     ImageTaken,
+    Kill,
     Leave,
     Left,
     Parked,
@@ -52,6 +52,10 @@ if TYPE_CHECKING:
     from stubs.link.endpoint import Handler, Link
     from stubs.link.loop import Loop
     from stubs.wire.codec import Message
+
+
+# How long a terminal may take to show what a guest has written that is to leave.
+SCREEN_SECONDS = 5.0
 
 
 class Moving:
@@ -119,21 +123,37 @@ class Moving:
         self._link.post(Drain(message.body))
 
     def _parked(self, guest: Guest, tag: int, reply: Message) -> None:
-        endpoint = guest.session.endpoint
         if not isinstance(reply, Parked):
-            self._forget(guest)
-            self._go_on(guest)
-            endpoint.reply(tag, reply)
+            self.stay(guest)
+            self._give_signals(guest)
+            guest.session.endpoint.reply(tag, reply)
             return
+        came = zip(reply.signals[::2], reply.signals[1::2])
+        guest.held[:0] = [Signal(guest.pid, signo, scope) for signo, scope in came]
         self._files.settle()
         if guest.terminal is None:
             self._tell(guest, tag, reply)
-        else:
-            # What a terminal shows is seldom late; who reads it slowly is waited for.
-            self._streams.when_written(guest.terminal.number, lambda: self._tell(guest, tag, reply))
+            return
+
+        def tell() -> None:
+            if overdue.call is not None:
+                overdue.cancel()
+                self._tell(guest, tag, reply)
+
+        def give_up() -> None:
+            overdue.cancel()
+            busy = Error(errno.EAGAIN, b"its terminal does not take what it has written")
+            self._resume_node(guest, lambda _: guest.session.endpoint.reply(tag, busy))
+
+        # What a terminal shows is seldom late; it may be held up by a key, Ctrl-S.
+        overdue = self._loop.call_later(SCREEN_SECONDS, give_up)
+        self._streams.when_written(guest.terminal.number, tell)
 
     def _tell(self, guest: Guest, tag: int, parked: Parked) -> None:
         endpoint = guest.session.endpoint
+        if guest.exited:
+            endpoint.reply(tag, Error(errno.ESRCH, b"it has just ended"))
+            return
         given = {item.ref: item.fd for item in reversed(guest.spawn.descriptors)}
         if len(parked.streams) != len(parked.unread) or not guest.streams >= set(parked.streams):
             raise RemoteProtocolError("streams that the body does not have")
@@ -141,9 +161,9 @@ class Moving:
             handles = [self._files.lend(number) for number in parked.handles]
         except OSError as error:
             refusal = _error(error)
-            self._forget(guest)
-            self._resume_node(guest, lambda: endpoint.reply(tag, refusal))
+            self._resume_node(guest, lambda _: endpoint.reply(tag, refusal))
             return
+        guest.left = True
         numbers = [*parked.streams]
         endpoint.reply(
             tag,
@@ -162,29 +182,45 @@ class Moving:
                 cpu_us=parked.cpu_us,
                 unseen=int(self._guests.is_unseen(guest)),
                 standing_ns=guest.standing_ns,
-                signals=[*parked.signals, *guest.take_signals()],
+                signals=guest.take_signals(),
             ),
             handles,
         )
 
     def _resume(self, session: Session, message: Resume, tag: int) -> None:
         """Have the guest go on here: it did not get away, or it has arrived."""
-        guest = self._guests.own(session, message.body)
-        if guest is None:
-            session.endpoint.reply(tag, Done())
+        guest = self._guests.find(session, message.body)
+        if guest is None or guest.exited or guest.departing:
+            if guest is not None and not guest.departing:
+                self.stay(guest)
+            session.endpoint.reply(tag, Error(errno.ESRCH, b"it has ended"))
             return
-        self._forget(guest)
-        self._resume_node(guest, lambda: session.endpoint.reply(tag, Done()))
+        arriving = guest.arriving
 
-    def _resume_node(self, guest: Guest, then: Callable[[], None]) -> None:
-        self._go_on(guest)
+        def told(reply: Message) -> None:
+            if isinstance(reply, Error) and arriving and self._guests.is_unseen_here(guest):
+                # Whether it has gone on or not: nobody has noticed, and nobody will.
+                reply = Error(errno.ESRCH, reply.text)
+            session.endpoint.reply(tag, reply)
+
+        self._resume_node(guest, told)
+
+    def _resume_node(self, guest: Guest, then: Callable[[Message], None]) -> None:
+        self.stay(guest)
         self._files.barrier()
-        self._link.request(Resume(guest.pid), lambda _: then())
+        self._link.request(Resume(guest.pid), then)
+        self._give_signals(guest)
+
+    def _give_signals(self, guest: Guest) -> None:
+        """Pass on what came for a guest while it stood still."""
         signals = guest.take_signals()
         for signo, scope in zip(signals[::2], signals[1::2]):
             self._link.post(Signal(guest.pid, signo, scope))
 
-    def _go_on(self, guest: Guest) -> None:
+    def stay(self, guest: Guest) -> None:
+        """Have all flow again to a guest that goes on here, or ends here."""
+        self.forget(guest)
+        guest.left = guest.arriving = False
         guest.standing_ns = 0
         for number in guest.streams:
             self._streams.go_on(number)
@@ -193,19 +229,22 @@ class Moving:
 
     def _depart(self, session: Session, message: Depart, tag: int) -> None:
         """Let go of all that a guest had here, which is elsewhere now."""
-        guest = self._guests.own(session, message.body)
+        guest = self._guests.find(session, message.body)
         signals: list[int] = []
         image = self._outgoing.get(message.body)
         if guest is not None:
             signals = guest.take_signals()
-            self._forget(guest)
-            self._guests.drop(guest)
+            guest.departing = True
+            self._guests.let_go(guest)
         departed = Departed(image.passed if image is not None else 0, signals)
-        self._link.request(message, lambda _: self._departed(session, message.body, tag, departed))
 
-    def _departed(self, session: Session, body: int, tag: int, departed: Departed) -> None:
-        self._guests.on_departed(body)
-        session.endpoint.reply(tag, departed)
+        def gone(_: Message) -> None:
+            if guest is not None:
+                self._guests.drop(guest)
+            self._guests.on_departed(message.body)
+            session.endpoint.reply(tag, departed)
+
+        self._link.request(message, gone)
 
     # on the way in
 
@@ -213,6 +252,7 @@ class Moving:
         spawn = Spawn.decode(message.spawn)
         image = fds.pop()
         guest = Guest(session, spawn)
+        guest.arriving = True
         try:
             self._guests.admit(guest)
             self._handover.take(guest, fds)
@@ -244,12 +284,16 @@ class Moving:
         try:
             self._handover.place(guest, fds)
         except OSError:
-            # Its node finds out that something is missing, and says so.
+            # Its node says then that it was called off.
             for fd in fds:
                 if fd >= 0:
                     os.close(fd)
-            self._link.post(ImageData(guest.pid, b""))
+            self._link.post(Kill(guest.pid))
             return
+        for number in guest.streams:
+            # It is not decided yet that it goes on here: nothing is read or written before.
+            self._streams.pause(number)
+            self._streams.hold(number)
         handles = [item for item in spawn.descriptors if keys.is_handle(item.fd)]
         for item in handles:
             # The file service keeps what it needs; the descriptor is no one that home gave.
@@ -263,16 +307,19 @@ class Moving:
                 self._streams.go_on_with(item.ref, unread, unwritten)
         if guest.terminal is not None and message.typed:
             self._streams.deliver(StreamData(guest.terminal.number, message.typed))
+        self._handover.begin_count(guest)
 
     def _stands(self, guest: Guest, tag: int, reply: Message) -> None:
         endpoint = guest.session.endpoint
         if isinstance(reply, Error):
-            self._forget(guest)
+            self.forget(guest)
             if self._guests.holds(guest):
                 self._guests.drop(guest)
             self._guests.on_departed(guest.pid)
         elif not isinstance(reply, Spawned):
             raise RemoteProtocolError(f"{type(reply).__name__} in answer to Restore")
+        elif endpoint.lost is not None:
+            self._link.post(Kill(guest.pid))
         endpoint.reply(tag, reply)
 
     # images
@@ -287,7 +334,8 @@ class Moving:
         if incoming is not None:
             incoming.taken(message.bytes)
 
-    def _forget(self, guest: Guest) -> None:
+    def forget(self, guest: Guest) -> None:
+        """Let go of the image of a guest; a second time is harmless."""
         outgoing = self._outgoing.pop(guest.pid, None)
         if outgoing is not None:
             outgoing.close()

@@ -87,7 +87,9 @@ class Body:
         self._stopping: Timer | None = None
         self._killed = False
         self._failure: int | None = None
-        self._held: list[Message] = []
+        self._held: list[Message] = []  # for it
+        self._heard: list[Message] = []  # of it, while it stands still
+        self._standing = False
         self._handlers: dict[type[Message], Callable[..., None]] = {
             Stopped: self._stopped,
             Continued: self._continued,
@@ -110,11 +112,17 @@ class Body:
 
     def take(self, message: Message) -> None:
         """Handle what the link process says of it."""
-        self._handlers[type(message)](message)
+        if self._standing:
+            self._heard.append(message)
+        else:
+            self._handlers[type(message)](message)
 
     def link_lost(self, reason: str, unseen: bool = False) -> None:
         """Note that the node, or the link process, is gone."""
-        if not self.ended:
+        if self._standing:
+            why = reason.encode(errors="surrogateescape")
+            self._heard.append(Lost(self.pid, int(unseen), why))
+        elif not self.ended:
             self.lost = reason
             self.unseen = unseen
             self._on_end(self)
@@ -127,12 +135,23 @@ class Body:
         self._continuing = False
         self._post = self._held.append
 
-    def hold(self) -> None:
-        """Keep what is for the body: it stands still, to go elsewhere."""
-        self._post = self._held.append
+    def hold(self, noticed: Callable[[Message], None]) -> None:
+        """Keep what is for the body, which stands still to go elsewhere; `noticed` hears of it.
+
+        Also what its node says of it meanwhile, until `moved` or `resume`: it may live elsewhere.
+        """
+
+        def keep(message: Message) -> None:
+            self._held.append(message)
+            noticed(message)
+
+        self._post = keep
+        self._standing = True
 
     def moved(self, node: str) -> None:
-        """Note that it runs on another node now."""
+        """Note that it runs on another node now; what the former one said does not matter."""
+        self._heard.clear()
+        self._standing = False
         now = time.monotonic()
         self.stays.append((self.departure.node, self.arrived, now, MOVED))
         self.arrived = now
@@ -144,11 +163,25 @@ class Body:
         self.resume(post)
 
     def resume(self, post: Callable[[Message], None]) -> None:
-        """Send it what was kept."""
+        """Send it what was kept, and heed what was heard of it."""
         held, self._held = self._held, []
         self._post = post
         for message in held:
             post(message)
+        self._heed()
+
+    def vanished(self, reason: str, unseen: bool) -> None:
+        """Note that it stands still nowhere any more: as was heard, or else lost for `reason`."""
+        told = any(isinstance(message, (Exited, Lost)) for message in self._heard)
+        self._heed()
+        if not told:
+            self.link_lost(reason, unseen)
+
+    def _heed(self) -> None:
+        heard, self._heard = self._heard, []
+        self._standing = False
+        for message in heard:
+            self.take(message)
 
     # the deputy
 

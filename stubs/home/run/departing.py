@@ -84,7 +84,7 @@ class Departing:
         self._starting: set[int] = set()  # pids for which a node has been asked
         self._bodies: dict[int, Body] = {}
         self._exes: dict[int, bytes] = {}
-        self.moving = Moving(self._links, self._bodies, self._emigrate)
+        self.moving = Moving(loop, self._links, self._bodies, self._emigrate)
         self.moving.on_moved = self.recording.body_moved
         self._restarting = Restarting(loop, self._placements, self._links, self._over)
 

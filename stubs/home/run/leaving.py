@@ -179,7 +179,7 @@ class Emigration:
             self._departure.close()
             self._done(Error(errno.ESRCH, b"it has just been killed"))
             return
-        body.hold()
+        body.hold(lambda message: None)
         self._destination.request(Resume(pid), lambda _: self._resumed(body))
 
     def _resumed(self, body: Body) -> None:

@@ -1,11 +1,15 @@
 """Moving bodies from node to node, at the daemon's word; mrun conducts, the bytes pass it by.
 
 Two nodes and one body: the source freezes it and keeps it whole, until the destination has it, held
-as well. Only mrun decides which of the two goes on, once, so that it is never both: the destination
-if it says that all is there, else the source. If both are lost before that the body is lost.
+as well. Only mrun decides which of the two goes on, so that it is never both: the destination, if
+it says that all is there; else the source. The source is let go of only when the destination has
+said that it goes on there, or is lost and cannot say. If both are lost the body is lost.
 
-    source        Leave ────────────▶ stands still: Left            Depart
+    source        Leave ────────────▶ stands still: Left                     Depart
     destination         Prepare (the image comes) ── Arrive ── Spawned ── Resume
+
+A signal that comes meanwhile has the body go on where it was, unless it has arrived soon after;
+if it is killed it goes nowhere.
 """
 
 from __future__ import annotations
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
 
     from stubs.home.run.body import Body
     from stubs.home.run.links import Connection, Links
+    from stubs.link.loop import Loop
     from stubs.wire.codec import Message
     from stubs.wire.messages import Move
 
@@ -50,11 +55,16 @@ if TYPE_CHECKING:
     Leaving = Callable[[int, Connection, str, Callable[[Message], None]], None]
 
 
+# A signal may wait so long for a body that is on its way.
+SIGNAL_SECONDS = 1.0
+
+
 class Journey:
     """One body on its way from one node to another."""
 
     def __init__(
         self,
+        loop: Loop,
         body: Body,
         source: Connection,
         destination: Connection,
@@ -64,6 +74,7 @@ class Journey:
     ) -> None:
         """Begin; `done` gets Moved, or Error with the reason why it goes on where it was."""
         assert body.departure.capture is not None
+        self._loop = loop
         self._body = body
         self._source = source
         self._destination = destination
@@ -75,7 +86,7 @@ class Journey:
         self._left: Left | None = None
         self._refusal: Error | None = None  # of the destination
         self._prepared = False
-        self._over = False
+        self._over = False  # it is decided which of the two goes on
         ours, self._image = socket.socketpair()
         # The keys typed at a terminal go to one place only, so that one is joined when it is free.
         if not self._spawn.termios:
@@ -101,24 +112,29 @@ class Journey:
 
     def _told(self, reply: Message) -> None:
         """Hear that the body stands still, or why it does not."""
-        handles = self._source.reply_fds if isinstance(reply, Left) else []
-        if self._body.ended or not isinstance(reply, Left):
-            for fd in handles:
-                os.close(fd)
+        if not isinstance(reply, Left):
             self._call_off()
-            error = reply if isinstance(reply, Error) else Error(errno.ESRCH, b"it has ended")
-            self._finish(error)
+            self._finish(reply if isinstance(reply, Error) else Error(errno.EPROTO, b"no answer"))
             return
+        handles = self._source.reply_fds
         self._left = reply
-        self._body.hold()
-        self._source.bodies.pop(self._body.pid, None)
-        if self._refusal is not None:
+        if self._body.ended:
+            # Killed, and nobody has waited any longer for its end.
+            self._refusal = Error(errno.ESRCH, b"it has ended")
+            self._call_off()
+            self._source.request(Depart(self._body.pid), self._went)
+        else:
+            self._body.hold(self._kept)
+            if self._refusal is not None:
+                self._go_back(self._refusal)
+            elif not self._prepared:
+                self._prepare()
+        if self._over:
             for fd in handles:
                 os.close(fd)
-            self._go_back()
             return
-        if not self._prepared:
-            self._prepare()
+        if reply.signals:
+            self._hurry()
         self._arrive(reply, handles)
 
     def _arrive(self, left: Left, handles: list[int]) -> None:
@@ -165,30 +181,49 @@ class Journey:
         if self._over:
             return
         if isinstance(reply, Spawned) and self._left is not None:
-            self._commit(self._left)
+            self._over = True
+            self._destination.request(Resume(self._body.pid), self._resumed)
         else:
             self._refusal = reply if isinstance(reply, Error) else Error(errno.EPROTO, b"too early")
             if self._left is not None:
-                self._go_back()
+                self._go_back(self._refusal)
+
+    def _kept(self, message: Message) -> None:
+        """Hear of what is for the body, which stands still."""
+        if self._over:
+            return
+        if isinstance(message, Kill):
+            self._refusal = Error(errno.ESRCH, b"it was killed")
+            self._call_off()
+            self._body.resume(self._source.post)
+            self._finish(self._refusal)
+        elif isinstance(message, Signal):
+            self._hurry()
+
+    def _hurry(self) -> None:
+        """Have it go on soon, wherever: a signal waits for it."""
+        late = Error(errno.ECANCELED, b"a signal came for it")
+        self._loop.call_later(SIGNAL_SECONDS, lambda: None if self._over else self._go_back(late))
 
     # the decision
 
-    def _commit(self, left: Left) -> None:
-        """Let it go on there; from here on it lives nowhere else."""
-        body, departure = self._body, self._body.departure
-        self._over = True
+    def _resumed(self, reply: Message) -> None:
+        """Hear that it goes on there; from here on it lives nowhere else."""
+        left, body, departure = self._left, self._body, self._body.departure
+        assert left is not None
+        if isinstance(reply, Error) and not was_lost(reply):
+            self._go_back(reply)
+            return
+        # If the node is lost it may have gone on there before. That it is lost is told next.
+        self._resumed_ns = time.monotonic_ns()
         departure.rename(dict(zip(left.keys, left.fds)))
         departure.connection = self._destination
+        self._source.bodies.pop(body.pid, None)
         self._destination.bodies[body.pid] = body
         body.moved(self._node)
-        self._destination.request(Resume(body.pid), self._resumed)
+        self._signal(left.signals)
+        body.resume(self._destination.post)
         self._source.request(Depart(body.pid), self._departed)
-
-    def _resumed(self, reply: Message) -> None:
-        self._resumed_ns = time.monotonic_ns()
-        assert self._left is not None
-        self._signal(self._left.signals)
-        self._body.resume(self._destination.post)
 
     def _departed(self, reply: Message) -> None:
         """Hear that the source is rid of it; a source that is lost is rid of it, too."""
@@ -213,32 +248,34 @@ class Journey:
         for signo, scope in zip(signals[::2], signals[1::2]):
             self._destination.post(Signal(self._body.pid, signo, scope))
 
-    def _go_back(self) -> None:
+    def _go_back(self, why: Error) -> None:
         """Let it go on where it was."""
-        self._over = True
-        self._source.bodies[self._body.pid] = self._body
+        self._refusal = why
+        self._call_off()
         self._source.request(Resume(self._body.pid), self._went_back)
 
     def _went_back(self, reply: Message) -> None:
-        body, refusal = self._body, self._refusal
-        assert refusal is not None
-        assert self._left is not None
-        signals = self._left.signals
-        if was_lost(reply):
-            text = reply.text.decode(errors="replace") if isinstance(reply, Error) else ""
-            body.resume(lambda message: None)
-            body.link_lost(f"{text}, while it moved")
+        body, left = self._body, self._left
+        assert left is not None
+        if isinstance(reply, Error):
+            text = reply.text.decode(errors="replace")
+            body.vanished(f"{text}, while it moved", bool(left.unseen))
         else:
-            for signo, scope in zip(signals[::2], signals[1::2]):
+            for signo, scope in zip(left.signals[::2], left.signals[1::2]):
                 self._source.post(Signal(body.pid, signo, scope))
             body.resume(self._source.post)
-        self._finish(refusal)
+        self._went(reply)
+
+    def _went(self, reply: Message) -> None:
+        assert self._refusal is not None
+        self._finish(self._refusal)
 
     def _call_off(self) -> None:
         """Leave nothing of it at its destination: it does not come."""
         self._over = True
         if self._prepared:
             self._destination.post(Kill(self._body.pid))
+            self._destination.flush()
         else:
             self._image.close()
 
@@ -249,12 +286,13 @@ class Journey:
 class Moving:
     """All moves of one mrun."""
 
-    def __init__(self, links: Links, bodies: dict[int, Body], leave: Leaving) -> None:
+    def __init__(self, loop: Loop, links: Links, bodies: dict[int, Body], leave: Leaving) -> None:
         """`bodies` are those that run now, by pid; `leave` takes programs away from home."""
+        self._loop = loop
         self._links = links
         self._bodies = bodies
         self._leave = leave
-        self._journeys: dict[int, Journey] = {}
+        self._under_way: set[int] = set()
         # Called with a body, where it was, the daemon's word, and how it went.
         self.on_moved: Callable[[Body, str, Move, Moved], None] = lambda *_: None
 
@@ -271,7 +309,7 @@ class Moving:
         problem = ""
         if body is None or body.departure.connection is None:
             problem = "it does not run on a node"
-        elif move.pid in self._journeys:
+        elif move.pid in self._under_way:
             problem = "it is about to move already"
         elif body.departure.node == node or node == HOME:
             problem = f"it runs on {node}"
@@ -285,12 +323,13 @@ class Moving:
         assert source is not None
 
         def done(reply: Message) -> None:
-            self._journeys.pop(move.pid, None)
+            self._under_way.discard(move.pid)
             if isinstance(reply, Moved):
                 self.on_moved(body, former, move, reply)
             answer(reply)
 
-        self._journeys[move.pid] = Journey(body, source, destination, node, bool(move.lively), done)
+        self._under_way.add(move.pid)
+        Journey(self._loop, body, source, destination, node, bool(move.lively), done)
 
     def _from_home(
         self, move: Move, destination: Connection, answer: Callable[[Message], None]

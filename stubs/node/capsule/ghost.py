@@ -194,6 +194,7 @@ class GhostProcess:
                 pid = calls.start(self._code, message.pid)
                 _join_group(pid, message.pgrp)
         except OSError as error:
+            os.close(heirs)
             self.agent.reply(tag, Error(error.errno or errno.EIO, os.fsencode(str(error))))
             return
         finally:

@@ -23,6 +23,7 @@ from stubs.wire.messages import (
     Foreground,
     ImageData,
     ImageTaken,
+    Kill,
     Outside,
     Restore,
     Resume,
@@ -79,7 +80,7 @@ class Arrivals:
             Restore: lambda message, tag, fds: self._view.settled(
                 lambda: self._restore(message, tag)
             ),
-            ImageData: lambda message, tag, fds: self._image(message),
+            ImageData: lambda message, tag, fds: self._view.settled(lambda: self._image(message)),
             Complete: lambda message, tag, fds: self._view.settled(lambda: self._complete(message)),
         }
 
@@ -104,8 +105,9 @@ class Arrivals:
             worker = self._begin(guest)
         except OSError as error:
             refusal = Error(error.errno or errno.EIO, os.fsencode(str(error)))
-            self._guests.dismiss(guest, lambda: self._link.reply(tag, refusal))
+            self._guests.remove(guest, lambda: self._link.reply(tag, refusal))
             return
+        guest.arriving = True
         self._arriving[spawn.body] = Arriving(guest, worker)
 
     def _begin(self, guest: Guest) -> Worker:
@@ -220,14 +222,17 @@ class Arrivals:
         self._link.reply(tag, Spawned(message.pid))
 
     def _fail(self, body: int, message: Error) -> None:
-        """Leave nothing of it, and tell home unless it knows."""
+        """Leave nothing of it, and tell home why; of one that was whole, that it has ended."""
         arriving = self._arriving.pop(body, None)
         if arriving is None:
             return
         arriving.worker.close()
         guest = arriving.guest
         tag, guest.tag = guest.tag, 0
-        self._guests.dismiss(guest, lambda: self._link.reply(tag, message) if tag else None)
+        if arriving.held:
+            guest.parent.endpoint.post(Kill(body))
+        else:
+            self._guests.remove(guest, lambda: self._link.reply(tag, message))
 
     def kill(self, body: int) -> None:
         """Home has called it off."""
@@ -237,6 +242,7 @@ class Arrivals:
         """Let it go on here."""
         arriving = self._arriving.pop(message.body)
         guest = arriving.guest
+        guest.arriving = False
 
         def done(answer: Message) -> None:
             arriving.worker.close()

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stubs.link.endpoint import Handler, Link
-    from stubs.link.loop import Loop
+    from stubs.link.loop import Loop, Timer
     from stubs.node.capsule.capsule import Capsule
     from stubs.node.capsule.processes import Process
     from stubs.node.guests import Guest, Guests
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 WINDOW = 4 << 20
 CHUNK = 256 << 10
 
+# How long home may take over what a body has written that stands still: it gets no signals then.
+PARK_SECONDS = 10.0
+
 
 class Leaving:
     """One body on its way out."""
@@ -60,8 +63,7 @@ class Leaving:
         self.tag = tag  # 0 once it is answered
         self.worker: Worker | None = None
         self.stood: Stood | None = None
-        self.answer = 0  # the tag of Resume or Depart
-        self.departing = False
+        self.overdue: Timer | None = None  # until it is parked
         self.credit = WINDOW
 
 
@@ -90,7 +92,8 @@ class Departures:
         """Return what the node does with home's messages about these."""
         return {
             Dump: lambda message, tag, fds: self._dump(message, tag),
-            Drain: lambda message, tag, fds: self._drain(message),
+            # Behind what home has sent before for the streams of the body, and as signals.
+            Drain: lambda message, tag, fds: self._view.settled(lambda: self._drain(message)),
             CanMove: lambda message, tag, fds: self._examine(message, tag),
         }
 
@@ -102,6 +105,7 @@ class Departures:
         """Let go of a body that is to be killed."""
         leaving = self._leaving.get(body)
         if leaving is not None:
+            leaving.guest.standing = False
             self._refuse(leaving, errno.ECANCELED, "it was killed")
 
     def close(self) -> None:
@@ -121,11 +125,12 @@ class Departures:
         else:
             leaving = self._leaving[message.body] = Leaving(guest, tag)
             lively = bool(message.lively)
-            self._gather(
-                guest,
-                lambda pids, files: self._begin(leaving, pids, files, lively),
-                lambda text: self._refuse(leaving, errno.EBUSY, text),
-            )
+
+            def begin(pids: list[int], files: list[tuple[int, int, int]]) -> None:
+                if leaving.tag:  # it has not been killed meanwhile
+                    self._begin(leaving, pids, files, lively)
+
+            self._gather(guest, begin, lambda text: self._refuse(leaving, errno.EBUSY, text))
 
     def _gather(
         self,
@@ -190,23 +195,38 @@ class Departures:
 
     def _refuse(self, leaving: Leaving, number: int, text: str) -> None:
         """Tell home that it goes on here, and why."""
-        self._leaving.pop(leaving.guest.spawn.body, None)
+        if self._leaving.get(leaving.guest.spawn.body) is leaving:
+            del self._leaving[leaving.guest.spawn.body]
         if leaving.worker is not None:
             leaving.worker.close()
+        self._answer(leaving, Error(number, text.encode(errors="surrogateescape")))
+
+    def _answer(self, leaving: Leaving, message: Message) -> None:
+        """Answer home's Dump, unless that is done."""
         tag, leaving.tag = leaving.tag, 0
+        if leaving.overdue is not None:
+            leaving.overdue.cancel()
         if tag:
-            self._link.reply(tag, Error(number, text.encode(errors="surrogateescape")))
+            self._link.reply(tag, message)
 
     def _worker_lost(self, leaving: Leaving, reason: str) -> None:
-        if leaving.tag:
-            self._refuse(leaving, errno.EIO, "the process that was to freeze it has ended")
+        """Note that what traced it has died; what stood still was killed with it."""
+        leaving.guest.standing = False
+        self._refuse(leaving, errno.EIO, "the process that was to freeze it has ended")
 
     # standing still
 
     def _stood(self, leaving: Leaving, message: Stood) -> None:
         leaving.stood = message
         leaving.guest.standing = True
+        leaving.overdue = self._loop.call_later(PARK_SECONDS, lambda: self._park_late(leaving))
         self._streams.send(Standing(leaving.guest.spawn.body))
+
+    def _park_late(self, leaving: Leaving) -> None:
+        """Have it go on here: home does not take what it has written."""
+        body = leaving.guest.spawn.body
+        busy = Error(errno.EAGAIN, b"home does not take what it has written")
+        self._go_on(leaving, Resume(body), lambda: self._answer(leaving, busy))
 
     def _drain(self, message: Drain) -> None:
         leaving = self._leaving.get(message.body)
@@ -223,9 +243,8 @@ class Departures:
         )
 
     def _park(self, leaving: Leaving, unread: dict[int, bytes]) -> None:
-        stood, tag = leaving.stood, leaving.tag
-        leaving.tag = 0
-        if stood is None or not tag:
+        stood = leaving.stood
+        if stood is None or not leaving.tag or not leaving.guest.standing:
             return
         guest = leaving.guest
         streams = [key for key in unread if keys.is_stream(key)]
@@ -235,8 +254,9 @@ class Departures:
             foreground, termios = terminal.state()
             if self._guests.alone_at(terminal):
                 typed = terminal.take_typed()
-        self._link.reply(
-            tag,
+        held, guest.held = guest.held, []
+        self._answer(
+            leaving,
             Parked(
                 body=guest.spawn.body,
                 cpu_us=stood.cpu_us + guest.cpu_us,
@@ -246,7 +266,7 @@ class Departures:
                 termios=termios,
                 typed=typed,
                 handles=stood.handles,
-                signals=[number for held in guest.held for number in (held.signo, held.scope)],
+                signals=[number for each in held for number in (each.signo, each.scope)],
             ),
         )
 
@@ -256,6 +276,8 @@ class Departures:
         """Send what the worker has written of the image, as far as home takes it."""
         worker = leaving.worker
         assert worker is not None
+        if worker.image.fileno() < 0:
+            return
         try:
             data = worker.image.recv(min(CHUNK, leaving.credit))
         except BlockingIOError:
@@ -270,21 +292,27 @@ class Departures:
         leaving = self._leaving.get(message.body)
         if leaving is not None and leaving.worker is not None:
             leaving.credit = min(leaving.credit + message.bytes, WINDOW)
+            if leaving.worker.image.fileno() < 0:
+                return
             self._loop.watch(leaving.worker.image.fileno(), READ, lambda _: self._pass(leaving))
 
     # what becomes of it
 
     def resume(self, message: Resume, tag: int) -> None:
         """Have it go on here: it has not arrived elsewhere."""
-        leaving = self._leaving.pop(message.body)
+        leaving = self._leaving[message.body]
+        self._go_on(leaving, message, lambda: self._link.reply(tag, Done()))
+
+    def _go_on(self, leaving: Leaving, message: Resume, then: Callable[[], None]) -> None:
         guest = leaving.guest
-        guest.standing = False
-        held, guest.held = guest.held, []
+        del self._leaving[message.body]
         if guest.session.terminal is not None:
             guest.session.terminal.put_back()
 
         def went_on() -> None:
-            self._link.reply(tag, Done())
+            guest.standing = False
+            held, guest.held = guest.held, []
+            then()
             for signal in held:
                 guest.parent.endpoint.post(signal)
 
@@ -292,20 +320,15 @@ class Departures:
 
     def depart(self, message: Depart, tag: int) -> None:
         """Destroy it: it goes on elsewhere."""
-        leaving = self._leaving[message.body]
-        leaving.guest.departed = lambda: self._departed(leaving, tag)
-        for key in leaving.guest.links.values():
-            self._streams.abandon(key)
+        leaving = self._leaving.pop(message.body)
+        self._guests.dismiss(leaving.guest, lambda: self._link.reply(tag, Done()))
         self._order(leaving, message, lambda: None)
-
-    def _departed(self, leaving: Leaving, tag: int) -> None:
-        """Nothing is left of it here."""
-        del self._leaving[leaving.guest.spawn.body]
-        self._link.reply(tag, Done())
 
     def _order(self, leaving: Leaving, message: Message, then: Callable[[], None]) -> None:
         worker = leaving.worker
         assert worker is not None
+        # If it is still sending, it is to stop that.
+        worker.close_image()
 
         def done(_: Message) -> None:
             worker.close()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 from stubs.node.moving.arriving import Arrivals
 from stubs.node.moving.leaving import Departures
-from stubs.wire.messages import Depart, Done, ImageTaken, Resume
+from stubs.wire.messages import Depart, Done, Error, ImageTaken, Resume
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class Moving:
     ) -> None:
         """Begin with none."""
         self._link = link
+        self._guests = guests
         self._departures = Departures(loop, link, view, streams, capsule, guests)
         self._arrivals = Arrivals(loop, link, view, capsule, guests)
         guests.on_kill = self._kill
@@ -56,11 +59,18 @@ class Moving:
         elif self._departures.holds(message.body):
             self._departures.resume(message, tag)
         else:
-            self._link.reply(tag, Done())  # it has been killed meanwhile, which home knows
+            guest = self._guests.find(message.body)
+            if guest is None or guest.arriving:
+                self._link.reply(tag, Error(errno.ESRCH, b"it has been killed"))
+            else:
+                self._link.reply(tag, Done())  # of what it is now home hears
 
     def _depart(self, message: Depart, tag: int) -> None:
+        guest = self._guests.find(message.body)
         if self._departures.holds(message.body):
             self._departures.depart(message, tag)
+        elif guest is not None:
+            self._guests.remove(guest, lambda: self._link.reply(tag, Done()))
         else:
             self._link.reply(tag, Done())
 

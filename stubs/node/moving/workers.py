@@ -62,7 +62,12 @@ class Worker:
         ours, theirs = socket.socketpair()
         self.image, image = socket.socketpair()
         self.image.setblocking(False)
-        self._between = os.fork()
+        try:
+            self._between = os.fork()
+        except OSError:
+            for each in (ours, theirs, self.image, image):
+                each.close()
+            raise
         if self._between == 0:
             _run(init, job, theirs, image)
         theirs.close()
@@ -75,9 +80,14 @@ class Worker:
         self.on_lost = lambda _: None
         self.endpoint.close("done")
 
+    def close_image(self) -> None:
+        """Let go of the image: who writes it gets EPIPE. A second time is harmless."""
+        if self.image.fileno() >= 0:
+            self._loop.forget(self.image.fileno())
+            self.image.close()
+
     def _lost(self, reason: str) -> None:
-        self._loop.forget(self.image.fileno())
-        self.image.close()
+        self.close_image()
         # It dies with the process that stands between; that one waits for nothing of ours.
         os.kill(self._between, signal.SIGKILL)
         os.waitpid(self._between, 0)
@@ -90,8 +100,9 @@ def _run(init: int, job: Job, sock: socket.socket, image: socket.socket) -> NoRe
         # What is closed by number must not be collected here; and /dev/fuse above all must go.
         gc.disable()
         close_except([2, sock.fileno(), image.fileno()])
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         _enter(init)
+        # Not before: it is forgotten with a change of capabilities (prctl(2)).
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if clone(0):
             _wait()
         # Bodies are to be killed should we die, and we should the agent.
