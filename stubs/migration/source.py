@@ -62,6 +62,7 @@ class Source:
         self._vmas: dict[int, list[Vma]] = {}
         self._precopy: Precopy | None = None
         self._begun = False
+        self._stopping_ns = 0
 
     def precopy(self, write: Write) -> list[Round]:
         """Send what can be sent while the tree runs; returns the rounds, none where it cannot.
@@ -89,6 +90,7 @@ class Source:
 
         Raises Unmovable; the tree then goes on as before.
         """
+        self._stopping_ns = time.monotonic_ns()
         try:
             frozen = Frozen(self.pids, self._kept)
         except BaseException:
@@ -216,6 +218,11 @@ class Source:
         assert self._frozen is not None
         process, self._frozen = self._frozen.processes[self.pids[0]], None
         return deflate(process)
+
+    @property
+    def frozen_us(self) -> int:
+        """How long ago the tree began to be stopped, in us."""
+        return (time.monotonic_ns() - self._stopping_ns) // 1000
 
     def thaw(self) -> None:
         """Let the tree go on here, as if nothing had been."""
