@@ -14,6 +14,7 @@ from stubs.abi.libc import syscall
 from stubs.abi.x86_64 import NR_kcmp, NR_pidfd_getfd, NR_pidfd_open
 
 KCMP_FILE = 0
+KCMP_VM = 1
 KCMP_FILES = 2
 KCMP_EPOLL_TFD = 7
 
@@ -51,9 +52,9 @@ def is_same_file(pid: int, fd: int, other_pid: int, other: int) -> bool:
     return _kcmp(pid, other_pid, KCMP_FILE, fd, other) == 0
 
 
-def order_tables(pid: int, other: int) -> int:
-    """Return 0 if two threads share one table of descriptors, else their order: 1 before, 2."""
-    return _kcmp(pid, other, KCMP_FILES, 0, 0)
+def have_same(what: int, tid: int, other: int) -> bool:
+    """Tell whether two threads share one table of descriptors (KCMP_FILES) or memory (KCMP_VM)."""
+    return _kcmp(tid, other, what, 0, 0) == 0
 
 
 def is_watched(pid: int, epoll: int, fd: int, nth: int) -> bool:

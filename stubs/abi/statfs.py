@@ -28,6 +28,8 @@ NETWORK = frozenset(
     }
 )
 
+MQUEUE_MAGIC = 0x19800202
+
 # File systems whose files are doors into the kernel, not data: nothing of them leaves home.
 KERNEL = frozenset(
     {
@@ -46,7 +48,7 @@ KERNEL = frozenset(
         0xDE5E81E4,  # EFIVARFS_MAGIC
         0x62656570,  # CONFIGFS_MAGIC
         0x42494E4D,  # BINFMTFS_MAGIC
-        0x19800202,  # MQUEUE_MAGIC
+        MQUEUE_MAGIC,
         0x6E736673,  # NSFS_MAGIC
     }
 )

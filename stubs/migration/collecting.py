@@ -24,7 +24,7 @@ from stubs.migration.image import (
     OPEN_PIPE,
     OpenFile,
 )
-from stubs.migration.kinds import DEVICES, PIDFD, TTY, refused, refused_device
+from stubs.migration.kinds import DEVICES, PIDFD, TTY
 from stubs.migration.locks import describe_locks
 from stubs.migration.naming import Names
 from stubs.migration.reasons import Unmovable
@@ -121,9 +121,9 @@ class Opens:
                 self._see_again(index, found)
                 return index
         index = len(self.opens)
-        locks = describe_locks(found)
+        found.check(self._outside)
         file = self._describe(found, index)
-        file.locks = locks
+        file.locks = describe_locks(found)
         self.opens.append(file)
         self._firsts[index] = found
         candidates.append(index)
@@ -136,38 +136,23 @@ class Opens:
             self.opens[index] = self._describe(found, index)
 
     def _describe(self, found: Descriptor, index: int) -> OpenFile:
-        if found.flags & os.O_ASYNC:
-            raise found.refuse("signal_io", "has a file open that sends signals")
         if found.text in self._outside:
             return found.record(OPEN_OUTSIDE, ref=self._outside[found.text], path=found.text)
-        objection = refused(found.text)
-        if objection is not None:
-            raise found.refuse(*objection)
         if found.text.startswith(b"/"):
             return self._describe_path(found)
-        if found.flags & os.O_PATH:
-            raise found.refuse("kernel_object", f"has {os.fsdecode(found.text)} open as a path")
         return self._describe_object(found, index)
 
     def _describe_path(self, found: Descriptor) -> OpenFile:
-        if found.flags & os.O_PATH:
-            return self._names.describe(found)
-        if found.kind == stat.S_IFCHR:
+        if found.kind == stat.S_IFCHR and not found.flags & os.O_PATH:
             return self._describe_device(found)
-        if found.kind in (stat.S_IFREG, stat.S_IFDIR):
-            if self._memory.has(found):
-                seals = self._with_copy(found, memory.seals_of)
-                ref = self._memory.index(found, seals)
-                return found.record(OPEN_MEMORY, ref=ref, offset=found.offset)
-            return self._names.describe(found)
-        name = "fifo" if found.kind == stat.S_IFIFO else "device"
-        raise found.refuse(name, f"has {os.fsdecode(found.text)} open")
+        if found.kind == stat.S_IFREG and self._memory.has(found):
+            seals = self._with_copy(found, memory.seals_of)
+            ref = self._memory.index(found, seals)
+            return found.record(OPEN_MEMORY, ref=ref, offset=found.offset)
+        return self._names.describe(found)
 
     def _describe_device(self, found: Descriptor) -> OpenFile:
         device = found.stat.st_rdev
-        objection = refused_device(device, found.text)
-        if objection is not None:
-            raise found.refuse(*objection)
         if device != TTY:
             return found.record(OPEN_DEVICE, path=DEVICES[device])
         # Opened as /dev/tty it is the terminal that is open under its own name as well.
@@ -203,8 +188,8 @@ class Opens:
             return found.record(OPEN_EPOLL)
 
     def _describe_pidfd(self, found: Descriptor) -> OpenFile:
-        pid = int(found.value("Pid", "-1"))
-        if pid not in self._pids:
+        pid = int(found.value("Pid"))  # -1: it has ended, and was waited for
+        if pid not in (-1, *self._pids):
             raise found.refuse("pidfd", "has a pidfd of a process that is not its own")
         flags = found.flags & (os.O_NONBLOCK | os.O_EXCL)
         file = found.record(OPEN_PIDFD, ref=pid)

@@ -61,13 +61,8 @@ def reopen_eventfd(file: OpenFile) -> int:
 
 
 def describe_timerfd(found: Descriptor, fd: int) -> OpenFile:
-    """Return the record of a timerfd, of which `fd` is our descriptor.
-
-    Unmovable when it is one that wakes the machine.
-    """
-    clock = int(found.value("clockid"))
-    if clock in _ALARMS:
-        raise found.refuse("wake_alarm", "has a timer that wakes the machine")
+    """Return the record of a timerfd, of which `fd` is our descriptor; Unmovable as below."""
+    check_timerfd(found)
     # One that has expired repeats only when somebody looks: till then nothing shows how far it is.
     timerfd_gettime(fd)
     found.read_fdinfo()
@@ -78,7 +73,14 @@ def describe_timerfd(found: Descriptor, fd: int) -> OpenFile:
     ticks = int(found.value("ticks"))
     if ticks and not value:
         value = interval  # it has expired since we looked
+    clock = int(found.value("clockid"))
     return found.record(OPEN_TIMERFD, state=[clock, ticks, flags, value, interval])
+
+
+def check_timerfd(found: Descriptor) -> None:
+    """Raise Unmovable if it is one that wakes the machine."""
+    if int(found.value("clockid")) in _ALARMS:
+        raise found.refuse("wake_alarm", "has a timer that wakes the machine")
 
 
 def reopen_timerfd(file: OpenFile) -> int:

@@ -9,10 +9,13 @@ import os
 import stat
 
 from stubs.migration.image import OpenFile
+from stubs.migration.kinds import refused, refused_device
+from stubs.migration.locks import describe_locks
 from stubs.migration.reasons import Unmovable, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Container
     from typing import Any
 
 # Flags of open(2) that say something about the open file for as long as it is open.
@@ -78,6 +81,32 @@ class Descriptor:
     def refuse(self, name: str, what: str) -> Unmovable:
         """Return the error that says that this process `what`, and at which descriptor."""
         return Unmovable(reason(name, self.pid, f"{what} (fd {self.fd})", self.proc))
+
+    def check(self, outside: Container[bytes]) -> None:
+        """Raise Unmovable if its link, its flags or its locks say that it cannot be moved.
+
+        `outside` links of what leads out of the tree, to which it may lead.
+        """
+        describe_locks(self)
+        if self.flags & os.O_ASYNC:
+            raise self.refuse("signal_io", "has a file open that sends signals")
+        if self.text in outside:
+            return
+        objection = refused(self.text)
+        if objection is None and self.text.startswith(b"/") and not self.flags & os.O_PATH:
+            objection = self._refused_inode()
+        if objection is None and self.flags & os.O_PATH and not self.text.startswith(b"/"):
+            objection = "kernel_object", f"has {os.fsdecode(self.text)} open as a path"
+        if objection is not None:
+            raise self.refuse(*objection)
+
+    def _refused_inode(self) -> tuple[str, str] | None:
+        if self.kind == stat.S_IFCHR:
+            return refused_device(self.stat.st_rdev, self.text)
+        if self.kind in (stat.S_IFREG, stat.S_IFDIR):
+            return None
+        name = "fifo" if self.kind == stat.S_IFIFO else "device"
+        return name, f"has {os.fsdecode(self.text)} open"
 
     def record(self, kind: int, **fields: Any) -> OpenFile:
         """Return the record of its open file, everything else 0 or empty."""

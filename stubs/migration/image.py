@@ -31,7 +31,7 @@ OPEN_SIGNALFD = 8
 OPEN_INOTIFY = 9
 OPEN_MEMORY = 10  # memfd or shared memory; `ref` is an index of Image.shared
 OPEN_SOCKET = 11  # one of a socketpair with both ends in the tree; `ref` tells pairs apart
-OPEN_PIDFD = 12  # of a process in the tree; `ref` is its pid
+OPEN_PIDFD = 12  # of a process in the tree; `ref` is its pid, -1 if it is gone
 
 
 class Image(Message):

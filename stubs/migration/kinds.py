@@ -87,7 +87,7 @@ def refused_area(path: bytes, flags: Collection[str]) -> tuple[str, str] | None:
     if "ht" in flags:
         return "hugetlb", "has pages of hugetlbfs"
     found = refused(path) if path.startswith((b"/", b"anon_inode:")) else None
-    if found is None and ("io" in flags or "pf" in flags or path.startswith(b"/dev/")):
+    if found is None and ("io" in flags or "pf" in flags or path.startswith((b"/dev/", b"/sys/"))):
         if path.startswith(SHM) or path in (ANONYMOUS, b"/dev/zero"):
             return None
         return "device_mapped", f"has {os.fsdecode(path) or 'a device'} mapped"

@@ -46,9 +46,13 @@ class Memory:
         """Tell whether an open file is shared memory."""
         return found.stat.st_dev == self._device or _is_shm(found.text)
 
+    def key(self, found: Descriptor) -> tuple[bool, int]:
+        """Return what memory is known by: whether it is of /dev/shm, and its inode."""
+        return _is_shm(found.text), found.stat.st_ino
+
     def index(self, found: Descriptor, seals: int) -> int:
         """Return the index of the memory that is open as a file."""
-        key = (_is_shm(found.text), found.stat.st_ino)
+        key = self.key(found)
         if key not in self._indices:
             size, mode = found.stat.st_size, stat.S_IMODE(found.stat.st_mode)
             self._add(key, found.text, size, mode, seals)

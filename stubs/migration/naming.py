@@ -10,6 +10,7 @@ import os
 import stat
 
 from stubs.abi.exportfs import fuse_node, handle_of
+from stubs.abi.statfs import MQUEUE_MAGIC, fstatfs
 from stubs.migration.fdinfo import open_file
 from stubs.migration.image import OPEN_FILE
 from stubs.migration.kinds import refused_area
@@ -44,7 +45,8 @@ class Names:
             return found.record(OPEN_FILE, path=path, ino=_ino(path, ino), offset=found.offset)
         handle = self._handle_of(found.link)
         if handle < 0:
-            raise found.refuse("unnamed_file", f"has {os.fsdecode(path)} open")
+            name = "mqueue" if _is_queue(found.link) else "unnamed_file"
+            raise found.refuse(name, f"has {os.fsdecode(path)} open")
         return found.record(OPEN_FILE, path=path, ino=ino, offset=found.offset, handle=handle)
 
     def handle(self, node: int) -> int:
@@ -113,6 +115,14 @@ class Names:
             return -1
         finally:
             os.close(fd)
+
+
+def _is_queue(link: str) -> bool:
+    fd = os.open(link, os.O_PATH)
+    try:
+        return fstatfs(fd)[0] == MQUEUE_MAGIC
+    finally:
+        os.close(fd)
 
 
 def _ino(path: bytes, ino: int) -> int:

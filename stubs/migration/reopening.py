@@ -148,7 +148,7 @@ class Opened:
                 self._pairs[file.ref] = Pair(file.state[1])
             return self._pairs[file.ref].add(file)
         if file.kind == OPEN_PIDFD:
-            return pidfd_open(file.ref, file.flags)
+            return _open_pidfd(file)
         if file.kind == OPEN_INOTIFY:
             return reopen_inotify(file, self._handles)
         fd = events.REOPEN[file.kind](file)
@@ -189,6 +189,18 @@ class Opened:
 
 def _is_late(file: OpenFile) -> bool:
     return file.kind == OPEN_PIDFD or (file.kind == OPEN_FILE and file.path.startswith(b"/proc/"))
+
+
+def _open_pidfd(file: OpenFile) -> int:
+    if file.ref > 0:
+        return pidfd_open(file.ref, file.flags)
+    # Of a process that has ended and was waited for: any such will do.
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    fd = pidfd_open(child, file.flags)
+    os.waitpid(child, 0)
+    return fd
 
 
 def _again(fd: int, flags: int, offset: int) -> int:

@@ -485,6 +485,11 @@ def part_of_pidfd(number: int) -> None:
     if number:
         at(10, pidfd_open(os.getppid(), os.O_NONBLOCK))
         at(11, pidfd_open(os.getpid()))
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        at(12, pidfd_open(child))
+        os.waitpid(child, 0)
 
 
 def check_pidfd() -> None:
@@ -492,6 +497,8 @@ def check_pidfd() -> None:
     assert not os.get_blocking(10)
     with open("/proc/self/fdinfo/10") as file:
         assert f"Pid:\t{_body()}\n" in file.read()
+    assert select.select([12], [], [], 0)[0] == [12]
+    is_error(errno.ESRCH, signal.pidfd_send_signal, 12, 0)
 
 
 def _body() -> int:
@@ -499,7 +506,19 @@ def _body() -> int:
     return os.getpid() - 1
 
 
-MOVED["pidfds"] = Scenario(lambda: None, [lambda: None, check_pidfd], part_of_pidfd)
+def make_lasting() -> None:
+    reading, writing = os.pipe()
+    at(20, reading)
+    at(21, writing)
+
+
+def check_lasting() -> None:
+    """Be there until the other process has ended."""
+    os.close(21)
+    assert os.read(20, 1) == b""
+
+
+MOVED["pidfds"] = Scenario(make_lasting, [check_lasting, check_pidfd], part_of_pidfd)
 
 
 # Locks.
