@@ -70,9 +70,10 @@ class OwnPages:
                 return self._scan.run(self._fd, start, end)
             except OSError:
                 self._scans = False  # before Linux 6.7
-        return list(self._read(start, end))
+        return list(self.read(start, end))
 
-    def _read(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+    def read(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the same from the pagemap itself, and zero pages too, which it does not tell."""
         first = 0
         for piece in range(start, end, _ENTRIES * PAGE_SIZE):
             count = min(_ENTRIES, (end - piece) // PAGE_SIZE)
