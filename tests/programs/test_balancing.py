@@ -169,9 +169,12 @@ def test_a_file_that_a_program_has_made_moves_with_it(bed: Cluster) -> None:
     home.run(("cmp", "text.xz", "native.xz"), check=True)
 
 
-def test_a_loop_that_began_at_home_leaves_it_for_a_node_that_idles(bed: Cluster) -> None:
+@pytest.mark.parametrize("loop", [FOREVER, ("bash", "-c", "echo ready; while :; do :; done")])
+def test_a_loop_that_began_at_home_leaves_it_for_a_node_that_idles(
+    bed: Cluster, loop: tuple[str, ...]
+) -> None:
     home = bed.home
-    with Running(home, "mrun", "-n", "home", *FOREVER):
+    with Running(home, "mrun", "-n", "home", *loop):
         row = row_when(home, lambda row: row["node"] in ("n1", "n2"))
         assert row["why"].startswith("moved: load: ")
         assert [event["text"].split(":")[0] for event in events(home, row["pid"], "moved")] == [
