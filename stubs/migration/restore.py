@@ -10,12 +10,14 @@ import os
 import signal
 import socket
 import struct
+import time
 
 from stubs.abi import ptrace
 from stubs.abi import x86_64 as nr
 from stubs.abi.mman import MADV_DONTNEED, MAP_ANONYMOUS
 from stubs.migration import stream
 from stubs.migration.areas import hole, is_free
+from stubs.migration.clocks import read_clocks
 from stubs.migration.complete import (
     hand_over,
     make_threads,
@@ -46,17 +48,13 @@ if TYPE_CHECKING:
     from stubs.migration.stream import Head, Read
     from stubs.wire.codec import Message
 
-# What an image that is broken, or a machine that lacks something, shows itself as.
-_FAILURES = (
-    OSError,
-    CallFailedError,
-    TraceeGoneError,
-    ProtocolError,
-    LookupError,
-    ValueError,
-    OverflowError,
-    struct.error,
-)
+# What a machine that lacks something, and an image that is broken, show themselves as.
+_REFUSALS = (OSError, CallFailedError, TraceeGoneError)
+_BREAKS = (ProtocolError, LookupError, ValueError, OverflowError, MemoryError, struct.error)
+
+
+# How long, in ns, the head of a stream may have been on its way: its clocks were read before.
+_MOST_LAG = 2_000_000_000
 
 
 def receive_head(read: Read) -> Head:
@@ -98,6 +96,8 @@ class Restored:
         self._guarded(lambda: self._begin(stub_pid))
 
     def _begin(self, pid: int) -> None:
+        # All that the tree has open is ours first.
+        raise_limit(os.getpid())
         leader = Tracee(pid, pid)
         leader.seize(OPTIONS)
         self._control.sendall(GO)
@@ -123,6 +123,16 @@ class Restored:
                 break
             handlers[type(message)](message)
         self._complete()
+        self._await_clocks()
+
+    def _await_clocks(self) -> None:
+        """Wait until its clocks are not behind what the program has seen: none goes back."""
+        missing = max(
+            wanted - now for wanted, now in zip(self._image.clocks, read_clocks(self._first.pid))
+        )
+        # Without a time namespace they are those of another machine, and nothing helps.
+        if 0 < missing < _MOST_LAG:
+            time.sleep(missing / 1e9)
 
     def _guarded(self, step: object) -> None:
         try:
@@ -130,9 +140,12 @@ class Restored:
         except RestoreError:
             self.kill()
             raise
-        except _FAILURES as error:
+        except _REFUSALS as error:
             self.kill()
             raise RestoreError(str(error) or type(error).__name__) from error
+        except _BREAKS as error:
+            self.kill()
+            raise RestoreError(f"the image is broken: {error!r}") from error
 
     def _take_image(self, image: Message) -> None:
         assert isinstance(image, Image)

@@ -41,7 +41,8 @@ RAW, ZLIB, ZSTD = 0, 1, 2
 class Head(Message):
     """What is needed to make a stub: `path` of the executable, or `handle` if it has no name.
 
-    `control` is a number that no descriptor of the tree has.
+    `control` is a number that no descriptor of the tree has; `clocks` what its clocks are now, see
+    stubs.migration.clocks.
     """
 
     format: U32
@@ -49,6 +50,7 @@ class Head(Message):
     path: Blob
     handle: I32
     control: U32
+    clocks: U64s
 
 
 class Layout(Message):

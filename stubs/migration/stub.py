@@ -26,7 +26,8 @@ def add_calls(calls: Calls, path: bytes, control: int, number: int) -> None:
     """Add to what a child of a ghost does that it becomes a stub; the last call is execve(2).
 
     `control` is the child's end of a stream socket, close-on-exec like all descriptors of a ghost;
-    it becomes `number`. Groups and terminal are to be set before. To be used with Calls.start.
+    it becomes `number`. Groups and terminal are to be set before. To be used with Calls.start,
+    in a block of stubs.migration.clocks.going_on.
     """
     byte = ctypes.create_string_buffer(len(GO))
     argv = Strings([path])

@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stubs.abi.calls import Calls, map_code
+from stubs.abi.calls import Calls
 from stubs.abi.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_REC, mount
 from stubs.abi.prctl import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
 from stubs.abi.sched import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, unshare
+from stubs.migration.clocks import going_on
 from stubs.migration.image import Process
 from stubs.migration.proc import read_stat
 from stubs.migration.reasons import Unmovable
@@ -191,12 +192,12 @@ def _conduct(
     destination: Land, leaving: Worker, coming: Worker, outside: dict[int, int], killed: str
 ) -> dict[str, Any]:
     try:
-        pid, path, number = coming.told("head")
+        pid, path, number, clocks = coming.told("head")
     except MoveError:
         leaving.told("frozen")  # it is the source that has something to say
         raise
     ours, theirs = socket.socketpair()
-    stub = destination.ask("stub", pid, path, number, fds=(theirs.fileno(),))
+    stub = destination.ask("stub", pid, path, number, clocks, fds=(theirs.fileno(),))
     theirs.close()
     put(coming.sock, "stub", stub, list(outside), fds=(ours.fileno(), *outside.values()))
     ours.close()
@@ -261,9 +262,9 @@ class First:
     def __init__(self, sock: socket.socket) -> None:
         """Serve on `sock`."""
         self._sock = sock
-        self._code = map_code()
         self._kept: list[Calls] = []
         self._ended: dict[int, int] = {}
+        self._shift = 0
 
     def serve(self) -> None:
         """Answer commands until there are no more."""
@@ -298,14 +299,19 @@ class First:
             os.execve(argv[0], argv, {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"})
         return pid
 
-    def stub(self, fds: list[int], pid: int, path: bytes, number: int) -> int:
+    def stub(self, fds: list[int], pid: int, path: bytes, number: int, clocks: list[int]) -> int:
         """Start a stub."""
         self.wait(fds, pid)  # the process that has left us
         calls = Calls()
         calls.add(112)  # setsid
         add_calls(calls, path, fds[0], number)
         self._kept.append(calls)
-        return calls.start(self._code, pid)
+        with going_on([at + self._shift for at in clocks]):
+            return calls.start(0, pid)
+
+    def shift(self, fds: list[int], ns: int) -> None:
+        """Be on a machine that was started so much earlier than the others."""
+        self._shift = ns
 
     def orphans(self, fds: list[int], pid: int) -> list[int]:
         """Return those of a program's processes whose parent is gone."""
@@ -449,7 +455,7 @@ def _destination(stream: socket.socket, sock: socket.socket, options: dict[str, 
         return data
 
     head = receive_head(read)
-    put(sock, "head", (head.pid, head.path, head.control))
+    put(sock, "head", (head.pid, head.path, head.control, head.clocks))
     (_, stub, keys), fds = get(sock)
     control = socket.socket(fileno=fds[0])
     outside = dict(zip(keys, fds[1:], strict=True))

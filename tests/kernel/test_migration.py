@@ -301,3 +301,31 @@ def test_a_freeze_of_sixteen_megabytes_is_measured(desk: Desk) -> None:
     print("frozen ms, MB sent, rounds:", found)
     desk.lands[0].ask("kill", pid, signal.SIGKILL)
     assert desk.lands[0].end_of(pid) == -signal.SIGKILL
+
+
+CLOCK = """
+import time
+print('ready', flush=True)
+last = time.monotonic()
+while last - BEGUN < 3:
+    now = time.monotonic()
+    if now < last or now - last > 0.9: print('jump', now - last, flush=True)
+    last = now
+    time.sleep(0.01)
+print(time.clock_gettime(time.CLOCK_BOOTTIME) > 0, flush=True)
+""".replace("while", "BEGUN = last\nwhile", 1)
+
+
+def test_clocks_go_on_from_where_they_were(desk: Desk) -> None:
+    assert desk.moved_often("/usr/bin/python3", "-c", CLOCK, pause=0.4) == "ready\nTrue\n"
+
+
+def test_clocks_are_set_to_what_the_source_says(desk: Desk) -> None:
+    # The stub's clocks are set further on than those of the source are: so the program sees it.
+    pid = desk.run("/usr/bin/python3", "-c", CLOCK)
+    desk.lands[1].ask("shift", 100 * 10**9)
+    desk.move(pid)
+    assert desk.lands[0].end_of(pid) == 0
+    jump = desk.output().split("\n")[1].split()
+    assert jump[0] == "jump"
+    assert 100 <= float(jump[1]) < 102
