@@ -14,7 +14,8 @@ import time
 
 from stubs.abi import ptrace
 from stubs.abi import x86_64 as nr
-from stubs.abi.mman import MADV_DONTNEED, MAP_ANONYMOUS
+from stubs.abi.fcntl import F_SEAL_WRITE
+from stubs.abi.mman import MADV_DONTNEED, MAP_ANONYMOUS, MAP_SHARED
 from stubs.migration import stream
 from stubs.migration.areas import hole, is_free
 from stubs.migration.clocks import read_clocks
@@ -222,8 +223,17 @@ class Restored:
         for index in {area.shared for area in areas if area.shared >= 0}:
             fds[of_shared(index)] = self._opened.shared_fd(index)
         stub.receive(self._control, self._number, fds)
-        stub.map_areas(areas)
+        stub.map_areas([area for area in areas if not self._is_late(area)])
         stub.put_vdso(self._image, process)
+
+    def _is_late(self, area: Area) -> bool:
+        """Tell whether it is to be mapped when memory has its content and seals.
+
+        A mapping that could ever be written to keeps memory from being sealed.
+        """
+        if area.shared < 0 or not area.flags & MAP_SHARED:
+            return False
+        return bool(Shared.decode(self._image.shared[area.shared]).seals & F_SEAL_WRITE)
 
     def _take_pages(self, message: Message) -> None:
         assert isinstance(message, stream.Pages)
@@ -247,6 +257,10 @@ class Restored:
         if not self._processes:
             raise RestoreError("the image is not in its stream")
         self._opened.seal()
+        for process, areas in zip(self._processes, self._areas):
+            late = [area for area in areas if self._is_late(area)]
+            if late:
+                self._stubs[process.pid].map_late(late)
         for process, areas in zip(self._processes, self._areas):
             if not process.zombie:
                 self._complete_one(self._stubs[process.pid], process, areas)
