@@ -8,7 +8,7 @@ from tests.cluster import Cluster
 from tests.cluster.waiting import wait_until
 from tests.faults.journeys import Journey, descriptors, pid_of, stopped
 from tests.faults.traces import Traces
-from tests.programs.nodes import add_nodes
+from tests.programs.nodes import add_nodes, on
 
 # What befalls a node: its name, and the method of Host; "link" is its link process at home.
 FAULTS = {"n1": "kill", "n2": "crash", "n3": "cut", "n4": "freeze", "n5": "link"}
@@ -103,13 +103,12 @@ def pass_image(journey: Journey, meanwhile: Callable[[], None]) -> None:
         for pid, line in home.processes("alice")
         if line.endswith(journey.mark) and "--no-fallback" in line
     )
-    before = descriptors(home, link)
-    arrived = len(journey.cluster.node(journey.target).processes("alice"))
+    other = pid_of(home, f"mlaunch: link {journey.target}")
+    before, awaiting = descriptors(home, link), descriptors(home, other)
     with stopped(home, link):
         journey.begin()
-        # A worker is there, so mrun has asked the source as well.
-        target = journey.cluster.node(journey.target)
-        wait_until(lambda: len(target.processes("alice")) > arrived, 30, "a worker waits")
+        # It waits for the image, so mrun has asked the source as well.
+        wait_until(lambda: descriptors(home, other) > awaiting, 30, "the image is waited for")
         with stopped(home, mrun):
             home.run(("kill", "-CONT", str(link)), check=True)
             wait_until(journey.is_frozen, 30, "it stands still")
@@ -149,6 +148,8 @@ def nest(journeys: list[Journey], meanwhile: Callable[[], None]) -> None:
     """Bring all images to where they wait for mrun, then do something."""
     if journeys:
         journeys[0].ask()
+        # The link with its destination is there then.
+        journeys[0].cluster.home.run((*on(journeys[0].target), "true"), check=True)
         pass_image(journeys[0], lambda: nest(journeys[1:], meanwhile))
     else:
         meanwhile()
