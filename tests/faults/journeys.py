@@ -30,6 +30,14 @@ while True:
     print(done, line.decode().strip(), hashlib.sha256(heap).hexdigest(), flush=True)
 """
 
+# Prints the states of the processes whose command lines end as told.
+LOOK = """
+for p in /proc/[0-9]*; do
+    tr "\\0" " " < $p/cmdline | grep -q "$1 $" && cut -d" " -f3 $p/stat
+done 2>&-
+true
+"""
+
 _numbers = itertools.count(1)
 
 
@@ -86,8 +94,7 @@ class Journey:
         return "t" in self._states(self.cluster.node(self.source))
 
     def _states(self, host: Host) -> str:
-        look = 'for p in /proc/[0-9]*; do tr "\\0" " " < $p/cmdline | grep -q "$1 $" && cut -d" " -f3 $p/stat; done'
-        argv = ("sh", "-c", f"{look} 2>&-; true", "sh", self.mark)
+        argv = ("sh", "-c", LOOK, "sh", self.mark)
         return host.run(argv, user="root").stdout.decode()
 
     def assert_lives_on(self, node: str) -> None:
@@ -101,6 +108,10 @@ class Journey:
         self.process.close()
         log = self.cluster.home.read(f"/home/alice/log-{self.number}")
         assert log == b"".join(self._asked)
+
+    def assert_gone(self) -> None:
+        """Fail unless no copy is left."""
+        wait_until(lambda: not self.copies(), 40, "no copy is left")
 
     def assert_lost(self, node: str) -> None:
         """Fail unless mrun has ended with 125 and one line that names the node."""

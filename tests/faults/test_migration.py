@@ -75,7 +75,7 @@ def test_a_source_lost_while_the_image_passes_takes_the_program_with_it(six: Clu
         assert status
     six.repair()
     for journey in journeys:
-        wait_until(lambda: not journey.copies(), 40, "no copy")
+        journey.assert_gone()
     traces.assert_gone()
 
 
