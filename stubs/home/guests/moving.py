@@ -115,7 +115,7 @@ class Moving:
 
     def _standing(self, message: Standing) -> None:
         guest = self._guests.guest(message.body)
-        guest.standing_ns = time.monotonic_ns()
+        guest.standing_ns = time.monotonic_ns() - 1000 * message.frozen_us
         for number in guest.streams:
             self._streams.pause(number)
         if guest.terminal is not None:
@@ -180,7 +180,7 @@ class Moving:
                 termios=parked.termios,
                 typed=parked.typed,
                 cpu_us=parked.cpu_us,
-                unseen=int(self._guests.is_unseen(guest)),
+                unseen=int(self._guests.is_without_effect(guest)),
                 standing_ns=guest.standing_ns,
                 signals=guest.take_signals(),
             ),
