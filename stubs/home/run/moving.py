@@ -187,6 +187,9 @@ class Journey:
             self._refusal = reply if isinstance(reply, Error) else Error(errno.EPROTO, b"too early")
             if self._left is not None:
                 self._go_back(self._refusal)
+            else:
+                # It may be sending what nobody takes, and would do so for ever.
+                self._source.request(Resume(self._body.pid), lambda _: None)
 
     def _kept(self, message: Message) -> None:
         """Hear of what is for the body, which stands still."""
