@@ -70,9 +70,10 @@ class OwnPages:
                 return self._scan.run(self._fd, start, end)
             except OSError:
                 self._scans = False  # before Linux 6.7
-        return list(self._read(start, end))
+        return list(self.read(start, end))
 
-    def _read(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+    def read(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the same from the pagemap itself, and zero pages too, which it does not tell."""
         first = 0
         for piece in range(start, end, _ENTRIES * PAGE_SIZE):
             count = min(_ENTRIES, (end - piece) // PAGE_SIZE)
@@ -187,9 +188,11 @@ class MemoryReader:
                 data = os.pread(self._memory, size, start)
             except OSError:
                 continue
-            if len(data) == size:
-                found.append((start, size))
-                parts.append(data)
+            # A file may end before its mapping does.
+            whole = len(data) // PAGE_SIZE * PAGE_SIZE
+            if whole:
+                found.append((start, whole))
+                parts.append(data[:whole])
         return found, b"".join(parts)
 
 
@@ -201,7 +204,22 @@ def write_pages(pid: int, message: Pages, data: bytes) -> None:
     buffer = ctypes.create_string_buffer(data, len(data))
     try:
         done = process_vm_writev(pid, ctypes.addressof(buffer), ranges)
+    except OSError:
+        done = 0
+    if done != len(data):
+        _write_by_file(pid, ranges, data)
+
+
+def _write_by_file(pid: int, ranges: list[Range], data: bytes) -> None:
+    """Write what the process may not write itself."""
+    fd = os.open(f"/proc/{pid}/mem", os.O_WRONLY | os.O_CLOEXEC)
+    at = 0
+    try:
+        for start, size in ranges:
+            if os.pwrite(fd, data[at : at + size], start) != size:
+                raise RestoreError("a block is for memory that is not there")
+            at += size
     except OSError as error:
         raise RestoreError(f"memory cannot be written: {error.strerror}") from error
-    if done != len(data):
-        raise RestoreError("a block is for memory that is not there")
+    finally:
+        os.close(fd)

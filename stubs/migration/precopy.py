@@ -49,8 +49,8 @@ if TYPE_CHECKING:
         bytes: int
         seconds: float
 
-    # Sends these (start, bytes) of the first process; returns how many bytes there were.
-    SendPages = Callable[[list[tuple[int, int]]], int]
+    # Sends these (start, bytes) of the first process; returns those of them that were there.
+    SendPages = Callable[[list[tuple[int, int]]], list[tuple[int, int]]]
 else:
     from collections import namedtuple
 
@@ -77,7 +77,8 @@ class Precopy:
         anyof = PAGE_IS_PRESENT | PAGE_IS_SWAPPED
         self._scan = Scan(PAGE_IS_WRITTEN, PAGE_IS_PFNZERO, anyof, flags)
         self._tracked: list[tuple[int, int]] = []
-        self.sent: list[tuple[int, int]] = []  # (start, end) of all that the destination has
+        self.given: list[tuple[int, int]] = []  # (start, end) of all that the destination has
+        self.sent: list[tuple[int, int]] = []  # of that, what is tracked since it was sent
         self.written: list[tuple[int, int]] = []  # of that, what it has not as it is now
         self._fd = -1
         try:
@@ -102,26 +103,19 @@ class Precopy:
         rounds: list[Round] = []
         while len(rounds) < _MOST_ROUNDS:
             begun = time.monotonic()
-            ranges = self._collect(self._tracked)
-            self.sent = merged(self.sent + ranges)
+            ranges = self._collect()
             sent = send_pages([(start, end - start) for start, end in ranges])
-            rounds.append(Round(sent, time.monotonic() - begun))
+            there = [(start, start + size) for start, size in sent]
+            self.sent = merged(without(self.sent, merged(ranges)) + there)
+            self.given = merged(self.given + there)
+            rounds.append(Round(sum(size for _, size in sent), time.monotonic() - begun))
             if _is_last(rounds):
                 break
         return rounds
 
     def finish(self) -> None:
         """Find out what was written to since; the process stands still from now on."""
-        for vma in read_vmas(self._pid):
-            if not is_anonymous(vma):
-                continue
-            for start, end in within([(vma.start, vma.end)], self.sent):
-                try:
-                    self.written += self._scan.run(self._pagemap, start, end)
-                except OSError:
-                    # It has been mapped anew: then all of it is as good as written.
-                    self.written.append((start, end))
-        self.written = merged(self.written)
+        self.written = merged(self._collect())
         self.close()
 
     def _track(self, vma: Vma) -> bool:
@@ -133,14 +127,18 @@ class Precopy:
             return False  # unmapped meanwhile, or of a kind that is not tracked
         return True
 
-    def _collect(self, ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    def _collect(self) -> list[tuple[int, int]]:
         """Return what was written to since the last time; writes are noted anew."""
+        now = [(vma.start, vma.end) for vma in read_vmas(self._pid, "maps") if is_anonymous(vma)]
         found = []
-        for start, end in ranges:
+        for start, end in within(now, self._tracked):
             try:
                 found += self._scan.run(self._pagemap, start, end)
             except OSError:
-                continue  # partly unmapped, or mapped anew: it is looked at in the end
+                # It has been mapped anew, and is not tracked: all of it goes in the end, for some
+                # of it may have been noted anew without our being told.
+                self._tracked = without(self._tracked, [(start, end)])
+                self.sent = without(self.sent, [(start, end)])
         return found
 
 
@@ -185,4 +183,4 @@ def to_send(
     """
     kept = [(vma.start, vma.end) for vma in vmas if is_anonymous(vma)]
     there = without(within(precopy.sent, kept), precopy.written)
-    return without(own, there), within(without(precopy.sent, own), kept)
+    return without(own, there), within(without(precopy.given, own), kept)

@@ -197,12 +197,10 @@ class Stub:
     def protect(self, table: Table, areas: list[Area]) -> None:
         """Add the calls that give areas their protection, now that they are filled."""
         for area in areas:
-            if area.flags & MAP_PRIVATE and area.protection != PROT_NONE:
-                if area.protection != _WRITABLE:
-                    size = area.end - area.start
-                    table.call(nr.NR_mprotect, area.start, size, area.protection)
+            if area.flags & MAP_PRIVATE:
+                size = area.end - area.start
+                table.call(nr.NR_mprotect, area.start, size, area.protection)
                 for advice in area.advice:
-                    size = area.end - area.start
                     table.call(nr.NR_madvise, area.start, size, advice, optional=True)
 
     def put_vdso(self, image: Image, process: Process) -> None:

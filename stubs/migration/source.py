@@ -16,7 +16,7 @@ from stubs.migration.cpu import cpu_flags
 from stubs.migration.deflate import deflate
 from stubs.migration.files import Opens
 from stubs.migration.freeze import Frozen
-from stubs.migration.image import FORMAT, Image, Process
+from stubs.migration.image import FORMAT, Area, Image, Process
 from stubs.migration.pages import MemoryReader, OwnPages, Packer, blocks
 from stubs.migration.precopy import LEAST_BYTES, Precopy, to_send
 from stubs.migration.proc import read_vmas, resident_bytes
@@ -62,6 +62,7 @@ class Source:
         self._vmas: dict[int, list[Vma]] = {}
         self._precopy: Precopy | None = None
         self._begun = False
+        self._stopping_ns = 0
 
     def precopy(self, write: Write) -> list[Round]:
         """Send what can be sent while the tree runs; returns the rounds, none where it cannot.
@@ -89,6 +90,7 @@ class Source:
 
         Raises Unmovable; the tree then goes on as before.
         """
+        self._stopping_ns = time.monotonic_ns()
         try:
             frozen = Frozen(self.pids, self._kept)
         except BaseException:
@@ -129,6 +131,7 @@ class Source:
         self.orphans = opens.orphans
         frozen.put_back()
         self._processes = processes
+        self._unnamed = [_without_file(process) for process in processes]
         self._content = Content(processes, opens.opens, views)
         self.image = self._image(processes, frozen.pids[0])
 
@@ -170,8 +173,14 @@ class Source:
         own, reader = OwnPages(pid), MemoryReader(pid)
         try:
             vmas = self._vmas[pid]
-            private = [vma for vma in vmas if vma.path not in SPECIAL and not is_shared(vma)]
-            found = [each for vma in private for each in own.find(vma.start, vma.end)]
+            unnamed = self._unnamed[index]
+            found: list[tuple[int, int]] = []
+            for vma in vmas:
+                if vma.inode and vma.start in unnamed:
+                    # Its file has no name any more: what is in it goes as memory.
+                    found.append((vma.start, vma.end))
+                elif vma.path not in SPECIAL and not is_shared(vma):
+                    found += own.find(vma.start, vma.end)
             if index == 0 and self._precopy is not None:
                 found, drop = to_send(self._precopy, vmas, found)
                 stream.send(write, stream.Drop([number for each in drop for number in each]))
@@ -183,19 +192,19 @@ class Source:
 
     def _send(
         self, write: Write, index: int, reader: MemoryReader, ranges: list[tuple[int, int]]
-    ) -> int:
-        """Send (start, bytes) ranges; returns how many bytes there were."""
-        sent = 0
+    ) -> list[tuple[int, int]]:
+        """Send (start, bytes) ranges; returns those that were there."""
+        sent = []
         for block in blocks(ranges):
-            ranges, data = reader.read(block)
+            there, data = reader.read(block)
             if data:
                 encoding, packed = self._packer.pack(data)
-                numbers = [number for each in ranges for number in each]
+                numbers = [number for each in there for number in each]
                 begun = time.monotonic()
                 stream.send(write, stream.Pages(index, encoding, len(data), numbers, packed))
                 self._packer.note(len(packed), time.monotonic() - begun)
-                sent += len(data)
-        self.bytes += sent
+                self.bytes += len(data)
+                sent += there
         return sent
 
     def _send_shared(self, write: Write, index: int) -> None:
@@ -217,6 +226,11 @@ class Source:
         process, self._frozen = self._frozen.processes[self.pids[0]], None
         return deflate(process)
 
+    @property
+    def frozen_us(self) -> int:
+        """How long ago the tree began to be stopped, in us."""
+        return (time.monotonic_ns() - self._stopping_ns) // 1000
+
     def thaw(self) -> None:
         """Let the tree go on here, as if nothing had been."""
         self._end_precopy()
@@ -234,3 +248,9 @@ class Source:
                     os.unlink(shared.path)
                 except FileNotFoundError:
                     pass  # the program has removed its name, but not the memory
+
+
+def _without_file(process: Process) -> set[int]:
+    """Return where the mappings of a process begin that will be anonymous memory."""
+    areas = [Area.decode(data) for data in process.areas]
+    return {area.start for area in areas if area.open < 0 and area.shared < 0}

@@ -293,7 +293,7 @@ def test_a_worker_killed_while_the_tree_is_held_leaves_it_running_at_the_source(
 
 def test_a_freeze_of_sixteen_megabytes_is_measured(desk: Desk) -> None:
     program = compiled("heap", desk.path)
-    pid = desk.run(program, "5", "1", "60")
+    pid = desk.run(program, "14", "1", "60")
     found = []
     for number in range(10):
         facts = desk.move(pid, lively=number % 2 == 1)

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from stubs.abi import x86_64 as nr
+from stubs.migration.areas import SPECIAL
 from stubs.migration.capture import Injection
 from stubs.migration.executor import Room, Table
 from stubs.migration.freeze import Frozen
+from stubs.migration.intervals import without
+from stubs.migration.pages import OwnPages
 from stubs.migration.proc import read_stat, read_vmas
 from stubs.migration.source import Source
 from stubs.migration.tracee import CallFailedError
@@ -129,3 +132,17 @@ def test_a_stopped_program_stays_stopped_and_goes_on_when_told(
     wait_until(lambda: read_stat(sleeper.pid).state == "T", "the stop again")
     os.kill(sleeper.pid, signal.SIGCONT)
     wait_until(lambda: read_stat(sleeper.pid).state == "S", "sleep again")
+
+
+def test_own_pages_are_found_without_a_scan_as_well(sleeper: subprocess.Popen[bytes]) -> None:
+    wait_until(lambda: read_stat(sleeper.pid).state == "S", "sleep")
+    own = OwnPages(sleeper.pid)
+    for vma in read_vmas(sleeper.pid):
+        if vma.path not in SPECIAL:
+            scanned = set(own.find(vma.start, vma.end))
+            # The zero page cannot be told from another so.
+            read = list(own.read(vma.start, vma.end))
+            assert not without(sorted(scanned), read), vma
+            if b"heap" in vma.path:
+                assert sorted(scanned) == read
+    own.close()

@@ -115,7 +115,7 @@ class Moving:
 
     def _standing(self, message: Standing) -> None:
         guest = self._guests.guest(message.body)
-        guest.standing_ns = time.monotonic_ns()
+        guest.standing_ns = time.monotonic_ns() - 1000 * message.frozen_us
         for number in guest.streams:
             self._streams.pause(number)
         if guest.terminal is not None:

@@ -220,7 +220,7 @@ class Departures:
         leaving.stood = message
         leaving.guest.standing = True
         leaving.overdue = self._loop.call_later(PARK_SECONDS, lambda: self._park_late(leaving))
-        self._streams.send(Standing(leaving.guest.spawn.body))
+        self._streams.send(Standing(leaving.guest.spawn.body, message.frozen_us))
 
     def _park_late(self, leaving: Leaving) -> None:
         """Have it go on here: home does not take what it has written."""

@@ -129,7 +129,7 @@ def freeze(
     except OSError as error:
         agent.fail(error.errno or _EINVAL, f"it cannot be frozen: {error}")
     try:
-        agent.tell(Stood(source.pids[0], source.cpu_us, source.orphans))
+        agent.tell(Stood(source.pids[0], source.frozen_us, source.cpu_us, source.orphans))
         message, _ = agent.next()
         if isinstance(message, Drain):
             left = unread(source.pids, outside)
@@ -161,7 +161,7 @@ def restore(sock: socket.socket, image: socket.socket, body: int, pgrp: int) -> 
     restored: Restored | None = None
     try:
         restored = _restore(agent, image, body, pgrp)
-        agent.tell(Stood(restored.pids[0], 0, []))
+        agent.tell(Stood(restored.pids[0], 0, 0, []))
         message, _ = agent.next()
     except (RestoreError, ProtocolError) as error:
         agent.fail(_EINVAL, str(error))

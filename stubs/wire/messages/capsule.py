@@ -157,11 +157,12 @@ class Unread(Message):
 class Stood(Message):
     """W→A posted: the tree stands still, or (when it is restored) is whole and held.
 
-    `handles` and `cpu_us` as in Parked.
+    `handles` and `cpu_us` as in Parked, `frozen_us` as in Standing.
     """
 
     KIND = 0x14C
     pid: U32
+    frozen_us: U64
     cpu_us: U64
     handles: U64s
 

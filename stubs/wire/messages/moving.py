@@ -28,10 +28,14 @@ class Dump(Message):
 
 
 class Standing(Message):
-    """N→H posted: the body stands still; home is to send nothing more for it, and Drain."""
+    """N→H posted: the body stands still; home is to send nothing more for it, and Drain.
+
+    `frozen_us`: for so long, in us.
+    """
 
     KIND = 0x91
     body: U32
+    frozen_us: U64
 
 
 class Drain(Message):
