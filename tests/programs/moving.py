@@ -18,7 +18,7 @@ with open("text", "w") as file:
     for _ in range(700000):
         file.write(" ".join(random.choices(words, k=6)) + "\n")
 PYTHON
-head -c 5000000 text > short
+head -c 4000000 text > short
 """
 
 HEAP_PY = r"""
@@ -27,7 +27,7 @@ heap = {i: ("%d" % i) * 5 for i in range(250000)}
 found = {}
 def work(part):
     digest = hashlib.sha256()
-    for round in range(6):
+    for round in range(24):
         for i in range(part, len(heap), 3):
             digest.update(heap[i].encode())
             heap[i] = heap[i][1:] + heap[i][:1]
@@ -43,7 +43,7 @@ import multiprocessing as mp
 from multiprocessing import shared_memory
 def work(name, lock, queue, part):
     memory = shared_memory.SharedMemory(name)
-    for i in range(400000):
+    for i in range(2000000):
         memory.buf[part] = (memory.buf[part] * 5 + part + i) % 251
         if i % 1000 == 0:
             with lock:
@@ -163,7 +163,7 @@ function some() {
     hash = crypto.createHash("sha256").update(hash).digest();
     table.set(hash.readUInt32LE(0) % 10007, hash.readUInt32LE(4));
   }
-  if (++rounds < 350) return setImmediate(some);
+  if (++rounds < 220) return setImmediate(some);
   clearInterval(timer);
   crypto.pbkdf2("a", "b", 100000, 32, "sha512", (error, key) => {
     let sum = 0;
@@ -186,7 +186,7 @@ public class Sums {
             parts.add(pool.submit(() -> {
                 HashMap<Long, String> kept = new HashMap<>();
                 long n = seed;
-                for (int i = 0; i < 9000000; i++) {
+                for (int i = 0; i < 30000000; i++) {
                     n = n * 6364136223846793005L + 1442695040888963407L;
                     if (i % 8 == 0) kept.put(n >>> 50, Long.toHexString(n));
                 }

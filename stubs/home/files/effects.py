@@ -87,6 +87,11 @@ class Effects:
         traces = self._bodies.get(body)
         return traces is not None and not traces.seen
 
+    def is_untouched(self, body: int) -> bool:
+        """Tell whether a body has changed nothing at all, not even made a file."""
+        traces = self._bodies.get(body)
+        return traces is not None and not traces.seen and not traces.made
+
     def undo(self, body: int) -> None:
         """Remove what would be in the way of the body when it is started again.
 

@@ -238,6 +238,13 @@ class FileService:
         self.effects.undo(body)
         return True
 
+    def is_untouched(self, body: int) -> bool:
+        """Tell whether a body that goes on elsewhere has changed nothing here until now.
+
+        What it has made must stay: nobody knows of it where it goes.
+        """
+        return self.effects.is_untouched(body)
+
     def reading(self) -> tuple[bytes, int, int] | None:
         """Return the file that the node read last: its name, up to where, its size."""
         last = self._last_read

@@ -139,8 +139,16 @@ class Guests:
 
     def is_unseen_here(self, guest: Guest) -> bool:
         """Tell the same of what it did on this node."""
-        unused = all(self._streams.passed(number) == n for number, n in guest.passed.items())
-        return unused and self._files.is_unseen(guest.pid)
+        return self._is_unused(guest) and self._files.is_unseen(guest.pid)
+
+    def is_untouched(self, guest: Guest) -> bool:
+        """Tell whether it has left nothing at all at home until now, from whichever node."""
+        return (
+            not guest.seen and self._is_unused(guest) and self._files.is_untouched(guest.pid)
+        )
+
+    def _is_unused(self, guest: Guest) -> bool:
+        return all(self._streams.passed(number) == n for number, n in guest.passed.items())
 
     def measure(self, then: Callable[[list[Usage]], None]) -> None:
         """Ask the node what its guests use; `then` gets what it says of those that there are."""
