@@ -397,10 +397,12 @@ def _source(
     _spoil(source, options)
     if options.get("spoilt") == "cut":
         stream.shutdown(socket.SHUT_WR)
-        put(sock, "spoilt", "the stream")
-        get(sock)
+        with contextlib.suppress(OSError, EOFError):
+            put(sock, "spoilt", "the stream")
+            get(sock)
         source.thaw()
-        put(sock, "thawed", None)
+        with contextlib.suppress(OSError):
+            put(sock, "thawed", None)
         return
     try:
         source.send(stream.sendall)

@@ -277,18 +277,25 @@ def test_a_program_goes_on_where_it_was_when_the_destination_cannot_take_it(desk
     assert desk.output() == "ready\nsame same\n"
 
 
-@pytest.mark.parametrize("whom", ["source", "destination"])
-def test_a_worker_killed_while_the_tree_is_held_leaves_it_running_at_the_source(
-    desk: Desk, whom: str
+def test_a_destination_killed_while_it_holds_the_tree_leaves_it_running_at_the_source(
+    desk: Desk,
 ) -> None:
     program = compiled("threads", desk.path)
     wanted = desk.native(program)
     pid = desk.run(program)
     with pytest.raises(MoveError):
-        desk.move(pid, killed=whom)
+        desk.move(pid, killed="destination")
     wait_until(lambda: desk.lands[1].ask("programs") == [], "the end of what was held")
     assert desk.lands[0].end_of(pid) == 0
     assert desk.output() == wanted
+
+
+def test_a_source_killed_while_the_tree_stands_still_takes_the_tree_with_it(desk: Desk) -> None:
+    # Nobody could say any more whether it goes on elsewhere: it must not run twice.
+    pid = desk.run(compiled("threads", desk.path))
+    with pytest.raises(MoveError):
+        desk.move(pid, killed="source")
+    assert desk.lands[0].end_of(pid) == -signal.SIGKILL
 
 
 def test_a_freeze_of_sixteen_megabytes_is_measured(desk: Desk) -> None:

@@ -27,7 +27,7 @@ heap = {i: ("%d" % i) * 5 for i in range(250000)}
 found = {}
 def work(part):
     digest = hashlib.sha256()
-    for round in range(24):
+    for round in range(36):
         for i in range(part, len(heap), 3):
             digest.update(heap[i].encode())
             heap[i] = heap[i][1:] + heap[i][:1]
@@ -186,7 +186,7 @@ public class Sums {
             parts.add(pool.submit(() -> {
                 HashMap<Long, String> kept = new HashMap<>();
                 long n = seed;
-                for (int i = 0; i < 30000000; i++) {
+                for (int i = 0; i < 120000000; i++) {
                     n = n * 6364136223846793005L + 1442695040888963407L;
                     if (i % 8 == 0) kept.put(n >>> 50, Long.toHexString(n));
                 }

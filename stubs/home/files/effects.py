@@ -87,8 +87,8 @@ class Effects:
         traces = self._bodies.get(body)
         return traces is not None and not traces.seen
 
-    def is_untouched(self, body: int) -> bool:
-        """Tell whether a body has changed nothing at all, not even made a file."""
+    def has_none(self, body: int) -> bool:
+        """Tell whether a body has neither changed nor made anything."""
         traces = self._bodies.get(body)
         return traces is not None and not traces.seen and not traces.made
 

@@ -238,12 +238,9 @@ class FileService:
         self.effects.undo(body)
         return True
 
-    def is_untouched(self, body: int) -> bool:
-        """Tell whether a body that goes on elsewhere has changed nothing here until now.
-
-        What it has made must stay: nobody knows of it where it goes.
-        """
-        return self.effects.is_untouched(body)
+    def is_without_effect(self, body: int) -> bool:
+        """Tell whether a body, which may live on, has left nothing that could be noticed."""
+        return self.effects.has_none(body)
 
     def reading(self) -> tuple[bytes, int, int] | None:
         """Return the file that the node read last: its name, up to where, its size."""

@@ -134,21 +134,21 @@ class Guests:
             self._release(guest)
 
     def is_unseen(self, guest: Guest) -> bool:
-        """Tell whether nothing that the body did until now can have been noticed at home."""
+        """Tell whether nothing that a lost body did can have been noticed at home; undo it then."""
         return not guest.seen and self.is_unseen_here(guest)
 
     def is_unseen_here(self, guest: Guest) -> bool:
         """Tell the same of what it did on this node."""
-        return self._is_unused(guest) and self._files.is_unseen(guest.pid)
+        unused = all(self._streams.passed(number) == n for number, n in guest.passed.items())
+        return unused and self._files.is_unseen(guest.pid)
 
-    def is_untouched(self, guest: Guest) -> bool:
-        """Tell whether it has left nothing at all at home until now, from whichever node."""
-        return (
-            not guest.seen and self._is_unused(guest) and self._files.is_untouched(guest.pid)
-        )
+    def is_without_effect(self, guest: Guest) -> bool:
+        """Tell whether a body that leaves for another node could be started again, lost there.
 
-    def _is_unused(self, guest: Guest) -> bool:
-        return all(self._streams.passed(number) == n for number, n in guest.passed.items())
+        What it made here stays, so it must have made nothing: nobody undoes that from there.
+        """
+        unused = all(self._streams.passed(number) == n for number, n in guest.passed.items())
+        return not guest.seen and unused and self._files.is_without_effect(guest.pid)
 
     def measure(self, then: Callable[[list[Usage]], None]) -> None:
         """Ask the node what its guests use; `then` gets what it says of those that there are."""

@@ -53,11 +53,11 @@ if TYPE_CHECKING:
         def end_body(self, body: int) -> None:
             """Take note that nothing of a body is left."""
 
+        def is_without_effect(self, body: int) -> bool:
+            """Tell whether a body, which may live on, has left nothing that could be noticed."""
+
         def is_unseen(self, body: int) -> bool:
             """Tell whether a body that is lost changed no file but those that it made itself."""
-
-        def is_untouched(self, body: int) -> bool:
-            """Tell whether a body has changed nothing at all."""
 
         def lend(self, number: int) -> int:
             """Return a descriptor of our own for an inode of the node's, with O_PATH; OSError."""

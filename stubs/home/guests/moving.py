@@ -180,7 +180,7 @@ class Moving:
                 termios=parked.termios,
                 typed=parked.typed,
                 cpu_us=parked.cpu_us,
-                unseen=int(self._guests.is_untouched(guest)),
+                unseen=int(self._guests.is_without_effect(guest)),
                 standing_ns=guest.standing_ns,
                 signals=guest.take_signals(),
             ),

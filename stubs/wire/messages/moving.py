@@ -137,7 +137,7 @@ class Left(Message):
 
     `keys` of what leads out of the tree (stubs.migration.keys), and `fds`, the number under which
     mrun gave each; `unread` what of it the body has not read, `unwritten` what its reader has not
-    taken. Carries files without a name, in the order of their handles. `unseen` 1: it has left nothing;
+    taken. Carries files without a name, in the order of their handles. `unseen` 1: as in Lost;
     `standing_ns` when (CLOCK_MONOTONIC of home) it stood still. The rest as in Parked.
     """
 
