@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stubs.home.run.links import Connection
     from stubs.home.run.living import Living
     from stubs.home.run.records import Records
+    from stubs.home.run.recovery import Recovery
     from stubs.home.run.tree import Task
     from stubs.wire.codec import Descriptor
 
@@ -56,13 +57,17 @@ class Wish:
 class Departure:
     """One program that stands before its first instruction."""
 
-    def __init__(self, task: Task, wish: Wish) -> None:
-        """Read what there is to know; ImmovableError, and OSError when it has been killed."""
+    def __init__(self, task: Task, wish: Wish, recovery: Recovery | None = None) -> None:
+        """Read what there is to know; ImmovableError, and OSError when it has been killed.
+
+        `recovery`: what its body is made of, which does not begin anew.
+        """
         if task.is_32bit():
             raise ImmovableError("it is not a 64-bit program")
         self.task = task
         self.began = time.monotonic()
         self.wish = wish
+        self.recovery = recovery
         self.program = Program(task.pid)
         self.capture: Capture | None = None
         self.node = ""
@@ -87,8 +92,15 @@ class Departure:
 
         Raises ImmovableError, and OSError when it has been killed.
         """
-        self.capture = Capture(self.program, mask, terminal, living)
-        return self.capture
+        capture = Capture(self.program, mask, terminal, living)
+        if self.recovery is not None:
+            try:
+                self.recovery.adapt(capture)
+            except BaseException:
+                capture.close()
+                raise
+        self.capture = capture
+        return capture
 
     def copies(self) -> list[int]:
         """Return copies of its descriptors for the link process; they are kept here as well.

@@ -15,6 +15,7 @@ class Options:
         self.only: list[str] = []
         self.fallback = True
         self.stay = False
+        self.recover: str | None = None  # a checkpoint, in the place of a program
         self.stats: str | None = None
         self.trace: str | None = None
         self.progress = False

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from stubs.home.run.body import Body
     from stubs.home.run.launch import Given
     from stubs.home.run.options import Options
+    from stubs.home.run.recovery import Recovery
 
 
 # How often a status line is made anew.
@@ -74,8 +75,11 @@ class Interrupted(Exception):  # noqa: N818  # nothing went wrong
 def run(options: Options) -> NoReturn:
     """Run the program to its end, and end as it did."""
     given = launch.Given()
+    recovery: Recovery | None = None
     try:
-        if hand_over(options):
+        if options.recover is not None:
+            recovery = _recover(options, given)
+        elif hand_over(options):
             athome.become(options.argv, given)
         records = Records(options.argv, options.stats, options.trace)
     except launch.ExecError as error:
@@ -85,7 +89,7 @@ def run(options: Options) -> NoReturn:
         error.report()
         end_as(exit_status(error.status))
     try:
-        status = Session(options, given, records).run()
+        status = Session(options, given, records, recovery).run()
     except MrunError as error:
         error.report()
         status = exit_status(error.status)
@@ -97,12 +101,38 @@ def run(options: Options) -> NoReturn:
     end_as(status)
 
 
+def _recover(options: Options, given: Given) -> Recovery:
+    """Have mrun run the program of a checkpoint, as it was run; MrunError."""
+    from stubs.home.run.checkpoint import CheckpointError
+    from stubs.home.run.recovery import Recovery
+
+    assert options.recover is not None
+    try:
+        recovery = Recovery(options.recover)
+        spawn = recovery.spawn
+        os.chdir(spawn.cwd)
+    except CheckpointError as error:
+        raise MrunError(str(error)) from None
+    except OSError as error:
+        raise MrunError(f"{os.fsdecode(spawn.cwd)}: {error.strerror}") from error
+    os.umask(spawn.umask)
+    options.argv, given.environment = spawn.argv, spawn.env
+    return recovery
+
+
 class Session:
     """One mrun."""
 
-    def __init__(self, options: Options, given: Given, records: Records) -> None:
+    def __init__(
+        self,
+        options: Options,
+        given: Given,
+        records: Records,
+        recovery: Recovery | None = None,
+    ) -> None:
         """Preconditions: all signals are blocked (see Given)."""
         self._options = options
+        self._recovery = recovery
         self._given = given
         self._records = records
         self._name = os.fsdecode(os.path.basename(options.argv[0]))
@@ -126,6 +156,9 @@ class Session:
         except launch.ExecError as error:
             raise MrunError(os.fsdecode(error.text), status=error.status) from None
         except Untraced as untraced:
+            if self._recovery is not None:
+                reason = f"{self._name} cannot be recovered: {untraced.reason}"
+                raise MrunError(reason) from None
             if not untraced.wanted and not self._options.fallback:
                 reason = f"{self._name} cannot run on a node: {untraced.reason}"
                 raise MrunError(reason) from None
@@ -182,7 +215,8 @@ class Session:
 
     def _launch(self) -> Task:
         """Return the program, stopped before its first instruction."""
-        child = launch.Child(self._options.argv, self._given)
+        path = self._recovery.spawn.exe if self._recovery is not None else b""
+        child = launch.Child(self._options.argv, self._given, path)
         try:
             task = Task(child.pid, born=False)
         except PermissionError as error:
@@ -225,7 +259,7 @@ class Session:
                 verbose=options.verbose,
                 stay=options.stay,
             )
-            departure = Departure(top, wish)
+            departure = Departure(top, wish, self._recovery)
         except ImmovableError as error:
             raise Untraced(f"it cannot be moved: {error}") from error
         except OSError as error:
