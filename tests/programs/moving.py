@@ -299,13 +299,14 @@ class Program:
         return [line for line in lines if not self.drop or not re.search(self.drop, line)]
 
 
-
 PROGRAMS = (
     Program("gzip-file", "$MRUN gzip -9 < ../text > out.gz"),
     Program("gzip-pipe", "cat ../text | $MRUN gzip -9 | sha256sum"),
     Program("xz-file", "cp ../short .; $MRUN xz -6 -k short"),
     Program("xz-pipe", "cat ../short | $MRUN xz -6 | sha256sum"),
-    Program("sort", "mkdir t; $MRUN sort -S 2M -T t --parallel=2 -k 3 -k 1 ../text -o sorted; ls t"),
+    Program(
+        "sort", "mkdir t; $MRUN sort -S 2M -T t --parallel=2 -k 3 -k 1 ../text -o sorted; ls t"
+    ),
     Program("python-heap", "PYTHONHASHSEED=1 $MRUN python3 ../heap.py"),
     Program("python-shared", "$MRUN python3 ../shared.py"),
     Program("python-async", "$MRUN python3 ../async.py"),
