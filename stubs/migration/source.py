@@ -11,13 +11,14 @@ import time
 
 from stubs.migration import stream
 from stubs.migration.areas import SPECIAL, is_shared
-from stubs.migration.capture import capture, record_zombie, settle
+from stubs.migration.capture import capture, record_zombie
 from stubs.migration.clocks import read_clocks
 from stubs.migration.cpu import cpu_flags
 from stubs.migration.deflate import deflate
 from stubs.migration.files import Opens
 from stubs.migration.freeze import Frozen
 from stubs.migration.image import FORMAT, Area, Image, Process
+from stubs.migration.injection import settle
 from stubs.migration.pages import MemoryReader, OwnPages, Packer, blocks
 from stubs.migration.precopy import LEAST_BYTES, Precopy, to_send
 from stubs.migration.proc import read_vmas, resident_bytes
