@@ -82,6 +82,10 @@ class Effects:
             del self._families[next(iter(self._families))]
         self._families[pid] = body
 
+    def is_of(self, pid: int, body: int) -> bool:
+        """Tell whether a process on the node is one of that body, as far as is known."""
+        return pid == body or self._families.get(pid) == body
+
     def is_unseen(self, body: int) -> bool:
         """Tell whether nobody could have noticed what a body did."""
         traces = self._bodies.get(body)

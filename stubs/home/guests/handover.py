@@ -59,6 +59,12 @@ if TYPE_CHECKING:
         def is_unseen(self, body: int) -> bool:
             """Tell whether a body that is lost changed no file but those that it made itself."""
 
+        def lend_locks(self, body: int) -> list[tuple[int, int, int]]:
+            """Return what a body has locked: flock, pid, and a descriptor that has the lock."""
+
+        def take_lock(self, body: int, flock: int, pid: int, fd: int) -> int:
+            """Take over such a lock; returns the inode, adopted. OSError as `adopt`."""
+
         def lend(self, number: int) -> int:
             """Return a descriptor of our own for an inode of the node's, with O_PATH; OSError."""
 

@@ -115,7 +115,11 @@ class Checkpointing:
         for fd in handles:
             os.close(fd)
         if handles:
-            self._problem = "it has a file open that has no name any more"
+            self._problem = (
+                "it holds a lock on a file"
+                if reply.locks
+                else "it has a file open that has no name any more"
+            )
         self._left = reply
         if self._image is None:
             self._complete(reply)

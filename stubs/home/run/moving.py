@@ -151,6 +151,7 @@ class Journey:
                 fds.append(fd)
                 unread.append(to_read)
                 unwritten.append(to_write)
+        locks = [handles.pop() for _ in left.locks[::2]][::-1]
         for index, fd in enumerate(handles):
             items.append(Descriptor(keys.of_handle(index), FD_FILE, 0, os.O_RDWR, 0, -1, b""))
             fds.append(fd)
@@ -171,8 +172,9 @@ class Journey:
                 typed=left.typed,
                 cpu_us=left.cpu_us,
                 unseen=left.unseen,
+                locks=left.locks,
             ),
-            fds,
+            [*fds, *locks],
         )
         self._destination.flush()
 
