@@ -6,6 +6,8 @@ import ctypes
 
 from stubs.abi.libc import function
 
+FUSE_SUPER_MAGIC = 0x65735546
+
 # File systems that other machines or a user-space server change behind inotify's back.
 NETWORK = frozenset(
     {
@@ -13,7 +15,7 @@ NETWORK = frozenset(
         0x517B,  # SMB_SUPER_MAGIC
         0xFE534D42,  # SMB2_SUPER_MAGIC
         0xFF534D42,  # CIFS_SUPER_MAGIC
-        0x65735546,  # FUSE_SUPER_MAGIC
+        FUSE_SUPER_MAGIC,
         0x00C36400,  # CEPH_SUPER_MAGIC
         0x5346414F,  # AFS_SUPER_MAGIC
         0x6B414653,  # AFS_FS_MAGIC

@@ -10,7 +10,7 @@ import os
 import stat
 
 from stubs.abi.exportfs import fuse_node, handle_of
-from stubs.abi.statfs import MQUEUE_MAGIC, fstatfs
+from stubs.abi.statfs import FUSE_SUPER_MAGIC, MQUEUE_MAGIC, fstatfs
 from stubs.migration.fdinfo import open_file
 from stubs.migration.image import OPEN_FILE
 from stubs.migration.kinds import refused_area
@@ -110,6 +110,9 @@ class Names:
         """Return the index of the handle of a file of the home view, -1 if it is another's."""
         fd = os.open(link, os.O_PATH)
         try:
+            # Since Linux 6.6 file systems that cannot open by handle have some of the same type.
+            if fstatfs(fd)[0] != FUSE_SUPER_MAGIC:
+                return -1
             return self.handle(fuse_node(*handle_of(fd)))
         except (OSError, ValueError):
             return -1

@@ -72,8 +72,11 @@ class Paths:
             found = os.lstat(path)
         except OSError:
             return  # gone meanwhile
-        device = os.major(found.st_dev) << _MINOR_BITS | os.minor(found.st_dev)
-        self._known.setdefault((device, found.st_ino), path)
+        self._known.setdefault((_device(found), found.st_ino), path)
+
+
+def _device(found: os.stat_result) -> int:
+    return os.major(found.st_dev) << _MINOR_BITS | os.minor(found.st_dev)
 
 
 def describe_inotify(found: Descriptor, paths: Paths, handle: Callable[[int], int]) -> OpenFile:
@@ -90,7 +93,9 @@ def describe_inotify(found: Descriptor, paths: Paths, handle: Callable[[int], in
         path = paths.find(int(fields["sdev"], 16), int(fields["ino"], 16))
         index = -1
         if not path:
-            if int(fields.get("fhandle-type", "0"), 16) != FILEID_INO64_GEN:
+            # The home view is what the root directory is on; others have handles of this type too.
+            in_view = int(fields["sdev"], 16) == _device(os.stat("/"))
+            if not in_view or int(fields.get("fhandle-type", "0"), 16) != FILEID_INO64_GEN:
                 raise found.refuse("inotify_path", "watches a file that it does not have open")
             index = handle(fuse_node(FILEID_INO64_GEN, bytes.fromhex(fields["f_handle"])))
         entry = Watched(

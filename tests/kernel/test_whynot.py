@@ -11,7 +11,7 @@ from tests.kernel.whynotprograms import SORTS
 ROOT = Path(__file__).parents[2]
 
 # What only root can have on most machines.
-FOR_ROOT = ("device_mapped",)
+FOR_ROOT = ("device", "device_mapped")
 
 
 def ask(sort: str, directory: Path) -> list[str]:
