@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlaunch.balancer import Running
 from mlaunch.local import NAME as LOCAL
-from mlaunch.states import HOME
+from mlaunch.states import HOME, Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,7 +93,8 @@ class Gauges:
         age = max(1e-3, now - record.at)
         if reading.demand < 0 or at > reading.at:
             reading.take(used_s, at, trips, state == "R", used_s / age)
-        expected_s = record.decision.program.cpu_s
+        # A starter that the user typed, and that computes itself, is a program like any other.
+        expected_s = max(record.decision.program.cpu_s, Program().cpu_s if record.top else 0.0)
         return Running(
             record.pid,
             HOME if record.node == LOCAL else record.node,

@@ -26,6 +26,11 @@ def is_stream(key: int) -> bool:
     return 0 < key < FILES
 
 
+def is_file(key: int) -> bool:
+    """Tell whether a key is that of an inherited file."""
+    return FILES <= key < TERMINAL
+
+
 def is_handle(key: int) -> bool:
     """Tell whether a key is that of a file without a name."""
     return key >= HANDLES

@@ -179,7 +179,7 @@ class Opened:
         self._given.add(file.ref)
         fd = fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, 0)
         fcntl.fcntl(fd, fcntl.F_SETFL, file.flags & _STATUS_FLAGS)
-        if not keys.is_stream(file.ref):
+        if keys.is_file(file.ref):
             os.lseek(fd, file.offset, os.SEEK_SET)
         return fd
 

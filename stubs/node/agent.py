@@ -17,7 +17,7 @@ import time
 
 from stubs.abi.prctl import PR_SET_PDEATHSIG, prctl
 from stubs.abi.sched import take_short_slices
-from stubs.abi.signalfd import signalfd
+from stubs.abi.signalfd import read_signals, signalfd
 from stubs.abi.unistd import close_except
 from stubs.link.endpoint import Endpoint, Link
 from stubs.link.loop import READ, Loop
@@ -31,6 +31,7 @@ from stubs.wire.messages import (
     Error,
     Goodbye,
     Hello,
+    Leaving,
     Ping,
     Pong,
     Spawn,
@@ -42,6 +43,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stubs.abi.signalfd import signalfd_siginfo
     from stubs.link.endpoint import Handler
     from stubs.node.capsule.processes import Process
     from stubs.node.guests import Guests
@@ -57,6 +59,10 @@ SILENCE_SECONDS = 10.0
 
 # The benchmark waits until the first body, for which the link was made, is off the start.
 SPEED_SECONDS = 5.0
+
+# What shuts a node down waits some time for those it has told to end (systemd: 90 s).
+LEAVING_SECONDS = 10.0
+LEAVING_LOOK_SECONDS = 0.05
 
 _SPEED = struct.Struct("=I")
 
@@ -94,6 +100,7 @@ class Agent:
         self._greeted = False
         self._heard = time.monotonic()
         self._bytes = 0
+        self._leaving_until = 0.0
         self._watch_signals()
 
     def run(self) -> None:
@@ -122,7 +129,30 @@ class Agent:
     def _watch_signals(self) -> None:
         signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-        self._loop.watch(signalfd(signals), READ, lambda _: self._end("ended by a signal"))
+        fd = signalfd(signals)
+        self._loop.watch(fd, READ, lambda _: self._on_signals(read_signals(fd)))
+
+    def _on_signals(self, infos: list[signalfd_siginfo]) -> None:
+        """End; told to by SIGTERM, as when the node is shut down, give guests time to leave first.
+
+        A second signal ends it at once.
+        """
+        asked = {info.ssi_signo for info in infos} == {signal.SIGTERM}
+        if not asked or self._leaving_until or self._guests is None or not self._guests.count:
+            self._end("ended by a signal")
+            return
+        self._leaving_until = time.monotonic() + LEAVING_SECONDS
+        self._link.post(Leaving())
+        self._leave()
+
+    def _leave(self) -> None:
+        """End once no guest is left, or it takes too long."""
+        if self._guests is None or not self._guests.count:
+            self._end("ended by a signal")
+        elif time.monotonic() > self._leaving_until:
+            self._end("ended by a signal, with guests that did not leave")
+        else:
+            self._loop.call_later(LEAVING_LOOK_SECONDS, self._leave)
 
     # the link
 

@@ -153,3 +153,30 @@ def test_what_is_to_stay_stays_but_for_the_users_word(bed: Cluster) -> None:
         assert "--stay" in why(home, tied[0]["pid"])["keeps"]
         said(home, "migrate", tied[0]["pid"], "n2")
         row_when(home, lambda row: row["node"] == "n2", tied[0]["pid"])
+
+
+def test_a_file_that_a_program_has_made_moves_with_it(bed: Cluster) -> None:
+    home = bed.home
+    script = "seq 1 900000 > text; xz -9ekc text > native.xz"
+    home.run(("sh", "-c", script), check=True)
+    with home.popen((*on("n1"), "xz", "-9ekf", "text")) as process:
+        row = row_when(home, lambda row: row["cpu_s"] > 0.5)
+        assert home.run(("test", "-e", "text.xz")).returncode == 0
+        said(home, "migrate", row["pid"], "n2")
+        assert home.run(("test", "-e", "text.xz")).returncode == 0
+        said(home, "bring", row["pid"])
+        assert process.wait(60) == 0
+    home.run(("cmp", "text.xz", "native.xz"), check=True)
+
+
+@pytest.mark.parametrize("loop", [FOREVER, ("bash", "-c", "echo ready; while :; do :; done")])
+def test_a_loop_that_began_at_home_leaves_it_for_a_node_that_idles(
+    bed: Cluster, loop: tuple[str, ...]
+) -> None:
+    home = bed.home
+    with Running(home, "mrun", "-n", "home", *loop):
+        row = row_when(home, lambda row: row["node"] in ("n1", "n2"))
+        assert row["why"].startswith("moved: load: ")
+        assert [event["text"].split(":")[0] for event in events(home, row["pid"], "moved")] == [
+            "from home"
+        ]

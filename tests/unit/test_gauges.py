@@ -25,7 +25,7 @@ def record(pid: int, node: str, **program: object) -> Record:
     journal = Journal()
     client = object()
     journal.connected(client, 1)
-    known = Program(cpu_s=30.0, **program)  # type: ignore[arg-type]
+    known = Program(**{"cpu_s": 30.0, **program})  # type: ignore[arg-type]
     decision = Decision(node, "best", known, [], NodeState(HOME), [])
     journal.decided(client, pid, "/bin/x", ["x"], True, decision)
     return journal.running[pid]
@@ -123,3 +123,10 @@ def test_at_home_a_program_is_measured_without_its_children_and_tied_while_it_ha
         shell.communicate(b"")
         loop.wait()
     assert gauges.read([waits, runs], time.time()) == []
+
+
+def test_a_shell_that_the_user_typed_and_that_computes_is_not_about_to_end(ledger: Ledger) -> None:
+    body = record(7, "n1", cpu_s=0.003, stays="a shell starts others", starter=True)
+    body.measured(usage(7, 1.0), body.at + 1)
+    (found,) = Gauges(ledger).read([body], body.at + 1)
+    assert found.left_s == pytest.approx(29.0)

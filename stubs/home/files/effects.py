@@ -104,10 +104,19 @@ class Effects:
             del self._families[next(iter(self._families))]
         self._families[pid] = body
 
+    def is_of(self, pid: int, body: int) -> bool:
+        """Tell whether a process on the node is one of that body, as far as is known."""
+        return pid == body or self._families.get(pid) == body
+
     def is_unseen(self, body: int) -> bool:
         """Tell whether nobody could have noticed what a body did."""
         traces = self._bodies.get(body)
         return traces is not None and not traces.seen
+
+    def has_none(self, body: int) -> bool:
+        """Tell whether a body has neither changed nor made anything."""
+        traces = self._bodies.get(body)
+        return traces is not None and not traces.seen and not traces.made
 
     def undo(self, body: int) -> None:
         """Remove what would be in the way of the body when it is started again.

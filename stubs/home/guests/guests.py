@@ -139,7 +139,7 @@ class Guests:
             self._release(guest)
 
     def is_unseen(self, guest: Guest) -> bool:
-        """Tell whether nothing that the body did until now can have been noticed at home."""
+        """Tell whether nothing that a lost body did can have been noticed at home; undo it then."""
         return not guest.seen and self.is_unseen_here(guest)
 
     def is_unseen_here(self, guest: Guest) -> bool:
@@ -159,6 +159,14 @@ class Guests:
             return None
         files = self._files.since_checkpoint(guest.pid)
         return None if files is None else [number for pair in files for number in pair]
+
+    def is_without_effect(self, guest: Guest) -> bool:
+        """Tell whether a body that leaves for another node could be started again, lost there.
+
+        What it made here stays, so it must have made nothing: nobody undoes that from there.
+        """
+        unused = all(self._streams.passed(number) == n for number, n in guest.passed.items())
+        return not guest.seen and unused and self._files.is_without_effect(guest.pid)
 
     def measure(self, then: Callable[[list[Usage]], None]) -> None:
         """Ask the node what its guests use; `then` gets what it says of those that there are."""

@@ -115,8 +115,13 @@ class Checkpointing:
         handles = self._source.reply_fds
         for fd in handles:
             os.close(fd)
-        if handles:
-            self._problem = "it has a file open that has no name any more"
+        # Locks are in the image, too, and are taken again; two numbers tell of each.
+        if len(handles) > len(reply.locks) // 2:
+            self._problem = (
+                "it holds a lock on a file"
+                if reply.locks
+                else "it has a file open that has no name any more"
+            )
         self._left = reply
         if self._image is None:
             self._complete(reply)

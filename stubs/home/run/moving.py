@@ -151,6 +151,7 @@ class Journey:
                 fds.append(fd)
                 unread.append(to_read)
                 unwritten.append(to_write)
+        locks = [handles.pop() for _ in left.locks[::2]][::-1]
         for index, fd in enumerate(handles):
             items.append(Descriptor(keys.of_handle(index), FD_FILE, 0, os.O_RDWR, 0, -1, b""))
             fds.append(fd)
@@ -171,8 +172,9 @@ class Journey:
                 typed=left.typed,
                 cpu_us=left.cpu_us,
                 unseen=left.unseen,
+                locks=left.locks,
             ),
-            fds,
+            [*fds, *locks],
         )
         self._destination.flush()
 
@@ -187,6 +189,9 @@ class Journey:
             self._refusal = reply if isinstance(reply, Error) else Error(errno.EPROTO, b"too early")
             if self._left is not None:
                 self._go_back(self._refusal)
+            else:
+                # It may be sending what nobody takes, and would do so for ever.
+                self._source.request(Resume(self._body.pid), lambda _: None)
 
     def _kept(self, message: Message) -> None:
         """Hear of what is for the body, which stands still."""

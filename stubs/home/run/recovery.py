@@ -214,6 +214,7 @@ class Recovery:
             typed=self._state.typed,
             cpu_us=self._state.cpu_us,
             unseen=0,
+            locks=[],
         )
         connection.post(arrive, [fd for _, fd in others])
         connection.flush()
