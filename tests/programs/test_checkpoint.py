@@ -131,23 +131,41 @@ def test_what_had_been_sent_to_it_is_in_its_checkpoint(home: Host) -> None:
     assert found.stdout == b"%d\n" % (sum(range(1000)) + 3)
 
 
-def test_a_lock_is_taken_again(home: Host) -> None:
-    script = """
-import fcntl, os, time
+@pytest.mark.parametrize(
+    ("opened", "text"),
+    [
+        ("fcntl.flock(file, fcntl.LOCK_EX)", "it has locked a file"),
+        ("os.unlink('out')", "it has a file open that has no name any more"),
+        ("os.rename('out', 'image')", ""),
+        ("os.dup2(1, 7), os.close(1)", ""),
+    ],
+)
+def test_what_cannot_be_had_again_keeps_a_program_from_a_file(
+    home: Host, opened: str, text: str
+) -> None:
+    script = f"""
+import fcntl, os
 file = open("out", "w")
-fcntl.flock(file, fcntl.LOCK_EX)
 print("ready", flush=True)
-while not os.path.exists("go"):
-    time.sleep(0.1)
+{opened}
+os.write(file.fileno(), b"x" * 9)
+while os.path.exists("/home/alice"):
+    pass
 """
-    with Running(home, *on("n1"), "/usr/bin/python3", "-c", script) as process:
-        said(home, "checkpoint", only(ps(home))["pid"], "image")
-        kill(home, process)
-    assert home.run(("flock", "-n", "out", "true")).returncode == 0
-    with home.popen((*on("n2"), "--recover", "image")) as process:
-        wait_until(lambda: home.run(("flock", "-n", "out", "true")).returncode == 1, 60)
-        home.run(("touch", "go"), check=True)
-        assert process.wait(60) == 0
+    with Running(home, *on("n1"), "/usr/bin/python3", "-c", script):
+        pid = only(ps(home))["pid"]
+        wait_until(lambda: only(ps(home))["cpu_s"] > 0.1, 60)
+        if text:
+            assert f"{pid} (python3) not written: {text}" in refused(
+                home, "checkpoint", pid, "file"
+            )
+        else:
+            said(home, "checkpoint", pid, "file")
+        # It goes on, and nothing is left of what was begun.
+        used = only(ps(home))["cpu_s"]
+        wait_until(lambda: only(ps(home))["cpu_s"] > used, 60)
+        left = home.run(("sh", "-c", "ls file*; rm -f file"))
+        assert left.stdout == (b"" if text else b"file\n")
 
 
 def test_it_is_recovered_only_with_its_files_as_they_were(home: Host) -> None:

@@ -115,8 +115,10 @@ class Checkpointing:
         handles = self._source.reply_fds
         for fd in handles:
             os.close(fd)
-        # Locks are in the image, too, and are taken again; two numbers tell of each.
-        if len(handles) > len(reply.locks) // 2:
+        if reply.locks:
+            # Home's link process has them; nobody could take all of them again at once.
+            self._problem = "it has locked a file"
+        elif handles:
             self._problem = (
                 "it holds a lock on a file"
                 if reply.locks
