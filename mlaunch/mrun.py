@@ -33,6 +33,9 @@ stays at home, and each of those is placed on its own: mrun make -j8 spreads a b
       --only NAME[,...]  consider these nodes only
       --stay             no automatic migration
       --recover FILE     go on from a checkpoint, which mlaunch checkpoint has written
+      --checkpoint-every MINUTES
+                         write a checkpoint of PROGRAM so often; it goes on from the last
+                         if its node is lost and nothing speaks against it
       --no-fallback      exit with 125 rather than run at home for want of a node
       --stats FILE       write a receipt of the run as JSON when done
       --trace FILE       write the story of the run when done: what ran where and when,
@@ -42,6 +45,8 @@ stays at home, and each of those is placed on its own: mrun make -j8 spreads a b
   -h, --help             show this and exit
       --version          show the version and exit
 """
+
+MOST_MINUTES = 1e6  # two years
 
 TRY = "try: mrun --help"
 
@@ -81,6 +86,17 @@ def _set_recover(options: Options, value: str) -> None:
     options.recover = value
 
 
+def _set_checkpoint_every(options: Options, value: str) -> None:
+    try:
+        minutes = float(value)
+    except ValueError:
+        minutes = 0.0
+    # Neither nothing nor what never comes (inf, nan).
+    if not 0 < minutes < MOST_MINUTES:
+        raise MrunError(f"option --checkpoint-every: {value} is no number of minutes", TRY)
+    options.checkpoint_s = 60 * minutes
+
+
 def _set_no_fallback(options: Options) -> None:
     options.fallback = False
 
@@ -106,6 +122,7 @@ def _show_version(options: Options) -> None:
 
 
 VALUED: dict[str, Callable[[Options, str], None]] = {
+    "--checkpoint-every": _set_checkpoint_every,
     "--node": _set_node,
     "--only": _set_only,
     "--recover": _set_recover,

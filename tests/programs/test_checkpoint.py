@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import pytest
 
 from tests.cluster import Cluster, Host, Process
 from tests.cluster.waiting import wait_until
-from tests.programs.nodes import on
+from tests.programs.nodes import add_nodes, on
 from tests.programs.test_balancing import bed, refused, said
 from tests.programs.test_observing import FOREVER, Running, only, ps
 
@@ -165,3 +166,63 @@ def test_what_is_no_checkpoint_is_refused(home: Host) -> None:
     both = home.run(("mrun", "--recover", "image", "true"))
     assert both.returncode == 125
     assert b"--recover takes no program" in both.stderr
+
+
+@pytest.fixture
+def frail(make_cluster: Callable[..., Cluster]) -> Cluster:
+    """Return a cluster of its own, whose nodes may be lost."""
+    cluster = make_cluster(nodes=2)
+    add_nodes(cluster.home, "n1", "n2")
+    return cluster
+
+
+def lines_of(home: Host, path: str) -> int:
+    return int(home.run(("sh", "-c", f"cat {path} | wc -l"), check=True).stdout)
+
+
+def checkpoints(home: Host) -> list[str]:
+    found = home.run(("sh", "-c", "ls -i ~/.local/state/mlaunch/checkpoints | grep -v part"))
+    return found.stdout.decode().split()
+
+
+def test_a_program_outlives_its_nodes(frail: Cluster) -> None:
+    home = frail.home
+    words = sums(4000)
+    told, written = native(home, words)
+    program = ("--only", "n1,n2", "--checkpoint-every", "0.02", *words)
+    with Running(home, "mrun", "-v", *program) as process:
+        for _ in range(2):
+            node = frail.node(only(ps(home))["node"])
+            # The first that there is, and one that was begun after it.
+            first = wait_until(lambda: checkpoints(home), 60)
+            wait_until(lambda before=first: checkpoints(home) not in ([], before), 60)
+            before = lines_of(home, "out")
+            wait_until(lambda count=before: lines_of(home, "out") > count, 60)
+            node.kill()
+            wait_until(lambda lost=node.name: {each["node"] for each in ps(home)} - {lost}, 60)
+            frail.repair()
+        assert process.stdout is not None
+        out = process.stdout.read()
+        assert process.wait(60) == 0
+        assert process.stderr is not None
+        said_there = process.stderr.read().decode()
+    assert said_there.count("goes on from its checkpoint") == 2
+    assert b"ready\n" + out == told
+    assert home.read("/home/alice/out") == written
+    assert checkpoints(home) == []
+
+
+def test_what_was_noticed_since_its_checkpoint_is_not_done_twice(frail: Cluster) -> None:
+    home = frail.home
+    # Its output never rests, so some of it has come since any checkpoint.
+    line = (
+        "mrun -n n1 --checkpoint-every 0.02 awk 'BEGIN { while (1) print i++ }' | cat > /dev/null"
+    )
+    with home.popen(("bash", "-o", "pipefail", "-c", line)) as process:
+        wait_until(lambda: checkpoints(home), 60)
+        frail.node("n1").kill()
+        _, told = process.communicate(timeout=60)
+        assert process.returncode == 125
+    assert b"node n1 was lost" in told
+    assert b"to go on from its last checkpoint: mrun --recover /home/alice/.local/state" in told
+    assert len(checkpoints(home)) == 2

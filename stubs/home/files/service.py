@@ -253,6 +253,18 @@ class FileService:
         """Tell whether a body, which may live on, has left nothing that could be noticed."""
         return self.effects.has_none(body)
 
+    def note_checkpoint(self, body: int) -> None:
+        """Take note that a body can be had again as it is now: see `since_checkpoint`."""
+        self.effects.mark(body)
+
+    def since_checkpoint(self, body: int) -> list[tuple[int, int]] | None:
+        """Return device and inode of what a body that is lost has written to since then.
+
+        None: it did something else, or there is no checkpoint.
+        """
+        inodes = self.effects.since(body)
+        return None if inodes is None else [(inode.dev, inode.ino) for inode in inodes]
+
     def reading(self) -> tuple[bytes, int, int] | None:
         """Return the file that the node read last: its name, up to where, its size."""
         last = self._last_read

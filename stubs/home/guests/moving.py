@@ -19,6 +19,7 @@ from stubs.wire.errors import RemoteProtocolError
 from stubs.wire.messages import (
     FD_FILE,
     Arrive,
+    Checkpointed,
     Complete,
     Depart,
     Departed,
@@ -96,6 +97,7 @@ class Moving:
             Arrive: lambda message, tag, fds: self._arrive(session, message, fds),
             Depart: lambda message, tag, fds: self._depart(session, message, tag),
             Resume: lambda message, tag, fds: self._resume(session, message, tag),
+            Checkpointed: lambda message, tag, fds: self._mark(session, message),
         }
 
     # on the way out
@@ -188,6 +190,11 @@ class Moving:
             ),
             [*handles, *[fd for _, _, fd in locks]],
         )
+
+    def _mark(self, session: Session, message: Checkpointed) -> None:
+        guest = self._guests.find(session, message.body)
+        if guest is not None and not guest.exited:
+            self._guests.mark(guest)
 
     def _resume(self, session: Session, message: Resume, tag: int) -> None:
         """Have the guest go on here: it did not get away, or it has arrived."""

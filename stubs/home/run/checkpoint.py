@@ -37,6 +37,24 @@ _RECORD = struct.Struct("<BI")
 _CHUNK = 1 << 20
 
 
+class Last:
+    """The last checkpoint of a body that runs, as long as it can be used if its node is lost."""
+
+    def __init__(self, path: str, status: os.stat_result, names: dict[int, int]) -> None:
+        """`names` are keys, and what mrun calls the same (Left.fds)."""
+        self.path = path
+        self.names = names
+        self._file = (status.st_dev, status.st_ino, status.st_mtime_ns)
+
+    def is_there(self) -> bool:
+        """Tell whether the file is what was written then."""
+        try:
+            now = os.stat(self.path)
+        except OSError:
+            return False
+        return (now.st_dev, now.st_ino, now.st_mtime_ns) == self._file
+
+
 class CheckpointError(Exception):
     """A checkpoint cannot be made, or cannot be used; the text is one line that says why."""
 
@@ -45,7 +63,7 @@ class State(Message):
     """What a body has at home. `started` is when its deputy was (`started_at`).
 
     `spawn` as in Spawn, its `descriptors` what leads out of the tree with keys as `fd`; `numbers`
-    under which the body had each, `unread` and `unwritten` of each as in Arrive; `termios` of its
+    under which the body had each, `unread` of each as in Arrive; `termios` of its
     terminal (empty: it has none open), `typed` there; `files` (Kept) that it had open.
     """
 
@@ -53,7 +71,6 @@ class State(Message):
     spawn: Blob
     numbers: U64s
     unread: Blobs
-    unwritten: Blobs
     termios: Blob
     typed: Blob
     cpu_us: U64
@@ -104,8 +121,8 @@ class Written:
         self._file.seek(0, os.SEEK_END)
         return found
 
-    def finish(self, state: State) -> None:
-        """Put it in its place; OSError when that cannot be."""
+    def finish(self, state: State) -> os.stat_result:
+        """Put it in its place, and return what it is; OSError when that cannot be."""
         data = state.encode()
         self._file.write(data)
         self._file.seek(0)
@@ -113,8 +130,10 @@ class Written:
         self._file.write(_HEAD.pack(MAGIC, VERSION, self.bytes, len(data), crc))
         self._file.flush()
         os.fsync(self._file.fileno())
+        found = os.fstat(self._file.fileno())
         os.replace(self._part, self._path)
         self._file.close()
+        return found
 
     def discard(self) -> None:
         """Leave nothing of it."""

@@ -14,13 +14,14 @@ import socket
 import stat
 import time
 
-from stubs.home.run.checkpoint import CheckpointError, Kept, State, Written, started_at
+from stubs.home.run.checkpoint import CheckpointError, Kept, Last, State, Written, started_at
 from stubs.link.loop import READ
 from stubs.migration import keys
 from stubs.migration.image import OPEN_FILE, OPEN_OUTSIDE, OpenFile, Process
 from stubs.wire.errors import RemoteProtocolError
 from stubs.wire.messages import (
     FD_FILE,
+    Checkpointed,
     Error,
     Leave,
     Left,
@@ -134,6 +135,10 @@ class Checkpointing:
             self._problem = str(error)
         except OSError as error:
             self._problem = f"{self._path}: {error.strerror}"
+        if state is not None:
+            # What is noted from here on goes with the new one only.
+            self._body.departure.last = None
+            self._source.post(Checkpointed(self._body.pid))
         self._source.request(
             Resume(self._body.pid), lambda reply: self._resumed(left, state, reply)
         )
@@ -147,7 +152,11 @@ class Checkpointing:
             self._source.post(Signal(self._body.pid, signo, scope))
         try:
             if state is not None:
-                self._file.finish(state)
+                status = self._file.finish(state)
+                # What its readers had not taken yet they get all the same: nobody could tell.
+                if not any(left.unwritten):
+                    names = dict(zip(left.keys, left.fds))
+                    self._body.departure.last = Last(self._path, status, names)
         except OSError as error:
             self._problem = f"{self._path}: {error.strerror}"
         if self._problem:
@@ -185,13 +194,13 @@ def state_of(body: Body, left: Left, image: Image) -> State:
         spawn=b"",
         numbers=[],
         unread=[],
-        unwritten=[],
         termios=left.termios if keys.TERMINAL in used else b"",
         typed=left.typed,
         cpu_us=left.cpu_us,
         files=[kept.encode() for kept in _files(opens, _inherited(body, left, used))],
     )
-    for key, name, unread, unwritten in zip(left.keys, left.fds, left.unread, left.unwritten):
+    # What it has written reaches its readers at home, whatever becomes of it.
+    for key, name, unread in zip(left.keys, left.fds, left.unread):
         item = departure.descriptor(name)
         number = under.get(key, item.fd)
         if key not in used:
@@ -204,7 +213,6 @@ def state_of(body: Body, left: Left, image: Image) -> State:
         spawn.descriptors.append(item._replace(fd=key, share=-1))
         state.numbers.append(number)
         state.unread.append(unread)
-        state.unwritten.append(unwritten)
     state.spawn = spawn.encode()
     return state
 

@@ -394,7 +394,8 @@ class Departing:
         task = departure.task
         if departure.connection is not None:
             departure.connection.bodies.pop(task.pid, None)
-        if body.unseen and departure.is_whole and departure.restarts < MOST_RESTARTS:
+        can = (body.unseen and departure.is_whole) or (body.grown is not None and departure.last)
+        if can and departure.restarts < MOST_RESTARTS:
             self._restarting.begin(body)
             return
         self._bodies.pop(task.pid, None)

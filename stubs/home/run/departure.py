@@ -11,6 +11,7 @@ from stubs.home.run.inherited import ImmovableError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stubs.home.run.capture import Terminal
+    from stubs.home.run.checkpoint import Last
     from stubs.home.run.links import Connection
     from stubs.home.run.living import Living
     from stubs.home.run.records import Records
@@ -77,6 +78,7 @@ class Departure:
         self.connection: Connection | None = None  # with the link process of its body
         self.losses = 0  # nodes that were lost before it had begun there
         self.restarts = 0
+        self.last: Last | None = None  # its last checkpoint
         self._kept: dict[int, int] = {}  # descriptor of the program -> our copy
         self._keys: dict[int, int] = {}  # what it was called when the body moved -> the same
 
@@ -133,6 +135,7 @@ class Departure:
     def rename(self, names: dict[int, int]) -> None:
         """Take note that the body has moved: `names` are keys of now, and those before."""
         self._keys = {key: self._keys.get(former, former) for key, former in names.items()}
+        self.last = None
 
     def let_go_of(self, fd: int) -> None:
         """Close the copy of a descriptor that the body has closed: others must see that."""

@@ -33,6 +33,7 @@ from stubs.wire.messages import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stubs.home.run.capture import Capture
+    from stubs.home.run.departure import Departure
     from stubs.home.run.links import Connection
     from stubs.link.endpoint import Done
 
@@ -43,8 +44,12 @@ _MAKING = os.O_CREAT | os.O_EXCL | os.O_TRUNC
 class Recovery:
     """A body that is to go on from a checkpoint."""
 
-    def __init__(self, path: str) -> None:
-        """Read it; CheckpointError when it cannot be used, and why."""
+    def __init__(self, path: str, grown: set[tuple[int, int]] | None = None) -> None:
+        """Read it; CheckpointError when it cannot be used, and why.
+
+        `grown`: the files that a body has written to since then whose deputy is there still; None:
+        of that nothing is known, but it must be gone.
+        """
         try:
             self._checkpoint = Checkpoint(path)
         except OSError as error:
@@ -53,8 +58,12 @@ class Recovery:
         self._files = [Kept.decode(data) for data in self._state.files]
         self.spawn = Spawn.decode(self._state.spawn)
         pid = self.spawn.body
-        if self._state.started and started_at(pid) == self._state.started:
+        runs = bool(self._state.started) and started_at(pid) == self._state.started
+        if runs and grown is None:
             raise CheckpointError(f"{path}: the program still runs, pid {pid}")
+        known = {(file.dev, file.ino) for file in self._files if file.written == 2}
+        if grown is not None and not grown <= known:
+            raise CheckpointError("it has written to files that were not open then")
         for file in self._files:
             _check(file)
 
@@ -71,7 +80,7 @@ class Recovery:
         items: list[Descriptor] = []
         fds: list[int] = []
         try:
-            self._unread: list[tuple[bytes, bytes]] = []
+            self._unread: list[bytes] = []
             self._exclusive: list[int] = []
             for index, number in enumerate(self._state.numbers):
                 self._take(index, number, present, spawn, items, fds)
@@ -79,9 +88,11 @@ class Recovery:
             self._regroup(spawn)
             for file in self._files:
                 _cut(file)
-        except BaseException:
+        except BaseException as error:
             for fd in fds:
                 os.close(fd)
+            if isinstance(error, CheckpointError):
+                raise ImmovableError(str(error)) from error
             raise
         for _, fd in present.values():
             os.close(fd)
@@ -99,7 +110,6 @@ class Recovery:
     ) -> None:
         """Find what takes the place of one thing that led out of the body."""
         item = self.spawn.descriptors[index]
-        unread, unwritten = self._state.unread[index], self._state.unwritten[index]
         if item.kind == FD_FILE:
             fds.append(os.open(item.path, item.flags & ~_MAKING | os.O_CLOEXEC))
         else:
@@ -119,7 +129,7 @@ class Recovery:
                 self._exclusive.append(item.fd)
             fds.append(os.dup(fd))
         items.append(item)
-        self._unread.append((unread, unwritten))
+        self._unread.append(self._state.unread[index])
 
     def _take_terminal(
         self, present: dict[int, tuple[Descriptor, int]], items: list[Descriptor], fds: list[int]
@@ -153,6 +163,32 @@ class Recovery:
                 process.sid = spawn.sid
         image.processes = [process.encode() for process in processes]
 
+    def adapt_again(self, departure: Departure, names: dict[int, int]) -> tuple[Spawn, list[int]]:
+        """Return the same for a body whose deputy has what it was given; CheckpointError."""
+        assert departure.capture is not None
+        former = departure.capture.spawn
+        spawn = Spawn.decode(former.encode())
+        shown = [item for item in former.descriptors if item.kind == FD_TTY]
+        items = [*self.spawn.descriptors, *shown]
+        names = {**names, **{item.fd: item.fd for item in shown}}
+        fds = [departure.copy_of(names[item.fd]) for item in items]
+        found = [fd for fd in fds if fd is not None]
+        if len(found) < len(fds):
+            for fd in found:
+                os.close(fd)
+            raise CheckpointError("it has closed what it had open then")
+        for file in self._files:
+            _cut(file)
+        exclusive = set(former.exclusive)
+        self._unread = list(self._state.unread)
+        spawn.exclusive = [
+            item.fd
+            for item in self.spawn.descriptors
+            if departure.descriptor(names[item.fd]).fd in exclusive
+        ]
+        spawn.descriptors = items
+        return spawn, found
+
     # to the node
 
     def send(self, connection: Connection, spawn: Spawn, fds: list[int], done: Done) -> None:
@@ -173,8 +209,8 @@ class Recovery:
         connection.request(Prepare(first.encode()), done, carried)
         arrive = Arrive(
             spawn=second.encode(),
-            unread=[unread for unread, _ in self._unread],
-            unwritten=[unwritten for _, unwritten in self._unread],
+            unread=self._unread,
+            unwritten=[b""] * len(self._unread),
             typed=self._state.typed,
             cpu_us=self._state.cpu_us,
             unseen=0,
@@ -213,9 +249,6 @@ def _check(file: Kept) -> None:
 
 def _cut(file: Kept) -> None:
     """Take away what was written after the checkpoint."""
-    try:
-        _check(file)
-        if file.written == 2 and os.stat(file.path).st_size > file.size:
-            os.truncate(file.path, file.size)
-    except CheckpointError as error:
-        raise ImmovableError(str(error)) from error
+    _check(file)
+    if file.written == 2 and os.stat(file.path).st_size > file.size:
+        os.truncate(file.path, file.size)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from stubs.home.run.body import Body
     from stubs.home.run.launch import Given
     from stubs.home.run.options import Options
+    from stubs.home.run.periodic import Periodic
     from stubs.home.run.recovery import Recovery
 
 
@@ -147,6 +148,7 @@ class Session:
         self._tree: Tree
         self._top: Task
         self._front: Front
+        self._periodic: Periodic | None = None
         self._departing: Departing
 
     def run(self) -> int:
@@ -197,6 +199,8 @@ class Session:
             while not self._over:
                 self._loop.turn()
             self._tree.let_go()
+            if self._periodic is not None and self._error is None:
+                self._periodic.remove()
         except Interrupted as interrupted:
             return interrupted.signo
         finally:
@@ -284,11 +288,21 @@ class Session:
         else:
             assert departure.capture is not None
             self._running = True
-            self._front.take_body(body, departure.capture.terminal, self._options.verbose)
-            if self._options.progress and os.isatty(2):
+            options = self._options
+            self._front.take_body(body, departure.capture.terminal, options.verbose)
+            if options.progress and os.isatty(2):
                 self._show_progress(body)
             launch.let_go_of_streams()
+            if options.checkpoint_s and self._periodic is None:
+                self._make_checkpoints(options.checkpoint_s)
             self._look()
+
+    def _make_checkpoints(self, seconds: float) -> None:
+        from stubs.home.run.periodic import Periodic
+
+        take = self._departing.moving.checkpoint
+        verbose = self._options.verbose
+        self._periodic = Periodic(self._loop, self._top.pid, seconds, take, verbose)
 
     def _show_progress(self, body: Body) -> None:
         """Have the link process show it, which also shows what the body writes."""
@@ -311,9 +325,12 @@ class Session:
             return
         if body.lost is not None:
             self._front.restore_terminal()
-            self._error = MrunError(
-                f"node {body.departure.node} was lost ({body.lost}); {self._name} was running there"
-            )
+            hint = ""
+            if self._periodic is not None and self._periodic.exists:
+                hint = f"to go on from its last checkpoint: mrun --recover {self._periodic.path}"
+            node = body.departure.node
+            text = f"node {node} was lost ({body.lost}); {self._name} was running there"
+            self._error = MrunError(text, hint)
             self._running = False
         self._status = self._top.status
         exited = body.exited

@@ -221,6 +221,24 @@ class Moved(Message):
     bytes: U64
 
 
+class Checkpointed(Message):
+    """M→L posted, before Resume: all of the body is in a file; note what it does from now on."""
+
+    KIND = 0xB2
+    body: U32
+
+
+class Grown(Message):
+    """L→M posted, before Lost: since Checkpointed home can have noticed nothing of the body.
+
+    But that it has written to these files: pairs of device and inode.
+    """
+
+    KIND = 0xB3
+    body: U32
+    files: U64s
+
+
 class CanMove(Message):
     """D→L, H→N: what keeps a body from moving? Reply: Reasons."""
 
