@@ -11,7 +11,7 @@ from tests.cluster import Cluster, Host, Process
 from tests.cluster.waiting import wait_until
 from tests.programs.nodes import add_nodes, on
 from tests.programs.test_balancing import bed, refused, said
-from tests.programs.test_observing import FOREVER, Running, only, ps
+from tests.programs.test_observing import FOREVER, Running, only, ps, row_when
 
 __all__ = ["bed"]
 
@@ -226,10 +226,10 @@ def test_a_program_outlives_its_nodes(frail: Cluster) -> None:
     home = frail.home
     words = sums(4000)
     told, written = native(home, words)
-    program = ("--only", "n1,n2", "--checkpoint-every", "0.02", *words)
-    with Running(home, "mrun", "-v", *program) as process:
+    options = ("-v", "--stay", "--no-fallback", "--only", "n1,n2", "--checkpoint-every", "0.02")
+    with Running(home, "mrun", *options, *words) as process:
         for _ in range(2):
-            node = frail.node(only(ps(home))["node"])
+            node = frail.node(row_when(home, lambda row: row["node"] != "home")["node"])
             # The first that there is, and one that was begun after it.
             first = wait_until(lambda: checkpoints(home), 60)
             wait_until(lambda before=first: checkpoints(home) not in ([], before), 60)
