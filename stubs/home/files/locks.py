@@ -106,6 +106,10 @@ class Locks:
         for key in [key for key in self._files if key[0] == inode.id]:
             self._close(key)
 
+    def holders(self) -> set[int]:
+        """Return the pids, on the node, of those that have locks."""
+        return set(self._pids.values())
+
     def _test(self, message: Lock) -> Message:
         if message.flock:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))

@@ -242,6 +242,10 @@ class FileService:
         """Tell whether a body, which may live on, has left nothing that could be noticed."""
         return self.effects.has_none(body)
 
+    def is_locking(self, body: int) -> bool:
+        """Tell whether a body has, or may have, a lock on a file."""
+        return any(self.effects.body_of(pid) in (0, body) for pid in self._locks.holders())
+
     def reading(self) -> tuple[bytes, int, int] | None:
         """Return the file that the node read last: its name, up to where, its size."""
         last = self._last_read

@@ -59,6 +59,9 @@ if TYPE_CHECKING:
         def is_unseen(self, body: int) -> bool:
             """Tell whether a body that is lost changed no file but those that it made itself."""
 
+        def is_locking(self, body: int) -> bool:
+            """Tell whether a body has a lock on a file."""
+
         def lend(self, number: int) -> int:
             """Return a descriptor of our own for an inode of the node's, with O_PATH; OSError."""
 

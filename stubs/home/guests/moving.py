@@ -157,6 +157,13 @@ class Moving:
         given = {item.ref: item.fd for item in reversed(guest.spawn.descriptors)}
         if len(parked.streams) != len(parked.unread) or not guest.streams >= set(parked.streams):
             raise RemoteProtocolError("streams that the body does not have")
+        if self._files.is_locking(guest.pid):
+            # Its next link would have to take the lock before this one lets go of it.
+            locking = Error(
+                errno.EBUSY, b"it holds a lock on a file, which would be free meanwhile"
+            )
+            self._resume_node(guest, lambda _: endpoint.reply(tag, locking))
+            return
         try:
             handles = [self._files.lend(number) for number in parked.handles]
         except OSError as error:
