@@ -213,7 +213,7 @@ class FileService:
 
     def lend_locks(self, body: int) -> list[tuple[int, int, int]]:
         """Return what a body has locked, see Locks.lend."""
-        return self._locks.lend(lambda pid: self.effects.is_of(pid, body))
+        return self._locks.lend(lambda pid: self.effects.body_of(pid) == body)
 
     def take_lock(self, body: int, flock: int, pid: int, fd: int) -> int:
         """Take over a lock that a body brings; returns the inode, adopted. OSError as `adopt`."""
