@@ -12,6 +12,7 @@ from tests.cluster.waiting import wait_until
 from tests.programs.nodes import add_nodes, on
 from tests.programs.test_balancing import bed, refused, said
 from tests.programs.test_observing import FOREVER, Running, only, ps, row_when
+from tests.programs.test_terminal import Screen
 
 __all__ = ["bed"]
 
@@ -203,6 +204,40 @@ def test_what_is_no_checkpoint_is_refused(home: Host) -> None:
     both = home.run(("mrun", "--recover", "image", "true"))
     assert both.returncode == 125
     assert b"--recover takes no program" in both.stderr
+
+
+def test_an_editor_goes_on_in_another_terminal(home: Host) -> None:
+    home.run(("rm", "-f", "text"), check=True)
+    first, second = Screen(home, "/home/alice"), Screen(home, "/home/alice")
+    try:
+        first.enter("mrun -n n1 vim -n -u NONE -N text")
+        first.wait_for(r'"text" \[New\].*')
+        first.type("ifirst line", "Escape")
+        first.wait_for("first line")
+        body = only(ps(home))
+        said(home, "checkpoint", body["pid"], "image")
+        first.enter("ono more")
+        first.wait_for("no more")
+        home.run(("kill", "-9", str(body["mrun"])), check=True)
+        wait_until(lambda: not ps(home), 60)
+        assert "it had a terminal open, and there is none here" in not_recovered(home)
+        second.enter("mrun -n n2 --recover image")
+        row_when(home, lambda row: row["node"] == "n2")
+        second.type("C-l")
+        second.wait_for("first line")
+        second.type("osecond line", "Escape")
+        second.wait_for("second line")
+        second.type("C-z")
+        second.wait_for(r"\[1\]\+  Stopped.*")
+        second.enter("fg")
+        second.type("C-l")
+        second.wait_for("second line")
+        second.enter(":wq")
+        wait_until(lambda: not ps(home), 60)
+    finally:
+        first.close()
+        second.close()
+    assert home.read("/home/alice/text") == b"first line\nsecond line\n"
 
 
 @pytest.fixture
