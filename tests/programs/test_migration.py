@@ -1,0 +1,82 @@
+"""Real programs move while they run, from node to node and home, and do what they do natively."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster import Cluster, Host
+from tests.cluster.waiting import wait_until
+from tests.programs.moving import BUILD, INPUTS, PROGRAMS, SOURCES, Program
+from tests.programs.nodes import on
+from tests.programs.test_balancing import bed, said
+from tests.programs.test_observing import Row, ps
+
+__all__ = ["bed"]
+
+# Where each goes, one after another, from n1.
+WAY = ("n2", "home", "n1")
+
+FOLDER = "/home/alice/moving"
+
+
+@pytest.fixture(scope="module")
+def inputs(_shared_cluster: Cluster) -> Iterator[str]:
+    """Return the directory of what the programs are and read."""
+    home = _shared_cluster.home
+    home.run(("mkdir", "-p", FOLDER), check=True)
+    for name, source in SOURCES.items():
+        home.write(f"{FOLDER}/{name}", source.encode())
+    home.run(("bash", "-ec", INPUTS + BUILD), cwd=FOLDER, check=True, timeout=300)
+    yield FOLDER
+    home.run(("rm", "-rf", FOLDER), user="root", check=True)
+
+
+def root_body(home: Host) -> Row:
+    """Return the row of the program that was started, once it computes."""
+
+    def found() -> Row | None:
+        rows = [row for row in ps(home) if row["cpu_s"] >= 0.1]
+        return min(rows, key=lambda row: row["pid"]) if rows else None
+
+    row = wait_until(found, 60, "a body that computes")
+    assert row is not None
+    return row
+
+
+def move(home: Host, pid: int, way: tuple[str, ...] = WAY) -> None:
+    """Move a program all the way; fail if one of the moves does."""
+    for place in way:
+        assert said(home, "migrate", pid, place).startswith(f"moved {pid} (")
+
+
+def listing(home: Host, folder: str, hide: tuple[str, ...]) -> bytes:
+    """Return the names and contents of what a program has left."""
+    script = "find . -type f -exec sha256sum {} + | LC_ALL=C sort -k 2"
+    found = home.run(("bash", "-c", script), cwd=folder, check=True).stdout
+    return b"".join(
+        line for line in found.splitlines(True) if not any(name.encode() in line for name in hide)
+    )
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+def test_a_program_that_moves_does_what_it_does_natively(
+    bed: Cluster, inputs: str, program: Program
+) -> None:
+    home = bed.home
+    results = []
+    for words in ((), on("n1")):
+        folder = f"{inputs}/{program.name}"
+        home.run(("mkdir", folder), check=True)
+        script = ("bash", "-c", program.script)
+        env = {"MRUN": " ".join(words)}
+        with home.popen(script, cwd=folder, env=env) as process:
+            if words:
+                move(home, root_body(home)["pid"])
+            output, errors = process.communicate(timeout=120)
+            status = process.wait()
+        left = listing(home, folder, program.hide)
+        results.append((status, program.output(errors), program.output(output), left))
+        home.run(("rm", "-rf", folder), check=True)
+    assert results[1] == results[0]
