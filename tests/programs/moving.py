@@ -19,6 +19,17 @@ with open("text", "w") as file:
         file.write(" ".join(random.choices(words, k=6)) + "\n")
 PYTHON
 head -c 4000000 text > short
+hash=$(openssl passwd -1 -salt abcdefgh word104321)
+echo "alice:$hash:1:1::/:/bin/sh" > hashes
+seq -f word%06.f 150000 > words
+python3 - <<'PYTHON'
+import math, random, struct
+random.seed(2)
+tone = [int(8000 * math.sin(i * i / 3e7) + random.gauss(0, 900)) for i in range(1 << 20)]
+data = struct.pack("<%dh" % len(tone), *tone) * 10
+with open("sound.raw", "wb") as file:
+    file.write(data)
+PYTHON
 """
 
 HEAP_PY = r"""
@@ -186,9 +197,9 @@ public class Sums {
             parts.add(pool.submit(() -> {
                 HashMap<Long, String> kept = new HashMap<>();
                 long n = seed;
-                for (int i = 0; i < 120000000; i++) {
+                for (int i = 0; i < 500000000; i++) {
                     n = n * 6364136223846793005L + 1442695040888963407L;
-                    if (i % 8 == 0) kept.put(n >>> 50, Long.toHexString(n));
+                    if (i % 256 == 0) kept.put(n >>> 50, Long.toHexString(n));
                 }
                 for (Map.Entry<Long, String> e : kept.entrySet())
                     n += e.getKey() * e.getValue().hashCode();
@@ -248,6 +259,8 @@ work:;
 }
 """
 
+LOOP_C = "int main(void) { for (volatile long i = 0;; i++); }"
+
 CHILDREN_SH = r"""
 total=0
 trap 'total=$((total + 1000))' USR1
@@ -274,11 +287,13 @@ SOURCES = {
     "sums.js": NODE,
     "Sums.java": JAVA,
     "shared.c": SHARED_C,
+    "loop.c": LOOP_C,
     "children.sh": CHILDREN_SH,
 }
 
 BUILD = """
 gcc -O1 -pthread -o shared-c shared.c
+gcc -o loop loop.c
 javac Sums.java
 CGO_ENABLED=0 GOCACHE=/tmp/go-cache GOFLAGS=-mod=mod go build -o sums-go sums.go
 """
@@ -299,6 +314,9 @@ class Program:
         return [line for line in lines if not self.drop or not re.search(self.drop, line)]
 
 
+# It keeps what it has found in its user's home directory.
+_JOHN = "$MRUN env HOME=$PWD OMP_NUM_THREADS=2 /usr/sbin/john"
+
 PROGRAMS = (
     Program("gzip-file", "$MRUN gzip -9 < ../text > out.gz"),
     Program("gzip-pipe", "cat ../text | $MRUN gzip -9 | sha256sum"),
@@ -310,10 +328,17 @@ PROGRAMS = (
     Program("python-heap", "PYTHONHASHSEED=1 $MRUN python3 ../heap.py"),
     Program("python-shared", "$MRUN python3 ../shared.py"),
     Program("python-async", "$MRUN python3 ../async.py"),
+    Program("john-fork", f"{_JOHN} --fork=2 --wordlist=../words ../hashes", ".*", (".log",)),
+    Program("john-threads", f"{_JOHN} --wordlist=../words ../hashes", ".*", (".log",)),
+    Program(
+        "flac",
+        "$MRUN flac -s -8 -p -e --force-raw-format --endian=little --sign=signed "
+        "--channels=1 --bps=16 --sample-rate=44100 -o out.flac ../sound.raw",
+    ),
     Program("perl", "$MRUN perl ../sums.pl"),
     Program("go", "$MRUN ../sums-go"),
     Program("node", "$MRUN node ../sums.js"),
-    Program("java", "$MRUN java -cp .. Sums"),
+    Program("java", "$MRUN java -Xmx64m -cp .. Sums"),
     Program("ecm", "echo '(2^401-1)*(2^347+7)' | $MRUN ecm -q -c 6 -sigma 1:7 25000"),
     Program("c-shared", "$MRUN ../shared-c"),
     Program("bash", "$MRUN bash ../children.sh"),
