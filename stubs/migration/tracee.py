@@ -90,9 +90,9 @@ class Tracee:
             self._request(ptrace.interrupt)
 
     def await_event(self, wanted: int) -> None:
-        """Wait for this event of a running tracee; TimeoutError when it does not come."""
+        """Wait for this event of a running tracee, however long: an exec reads files of home."""
         while True:
-            event, signo = self._wait(time.monotonic() + STOP_SECONDS)
+            event, signo = self._wait(None)
             if event == wanted:
                 return
             self._request(ptrace.cont, signo if event == 0 else 0)

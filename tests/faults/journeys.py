@@ -11,17 +11,19 @@ from tests.cluster import Cluster, Host, Process
 from tests.cluster.waiting import wait_until
 from tests.programs.nodes import on
 
-# Computes all the time, and answers each line with its number and the hash of its memory. A second
-# copy would take lines away, or write some of its own to the file.
+# Writes to all of its memory all the time, so that most of it is sent while it stands still, and
+# answers each line with its number and the hash of its memory. A second copy would take lines away,
+# or write some of its own to the file.
 SCRIPT = """
 import hashlib, os, random, select, sys
-heap = random.Random(int(sys.argv[1])).randbytes(int(sys.argv[2]))
+heap = bytearray(random.Random(int(sys.argv[1])).randbytes(int(sys.argv[2])))
 log = open("log-" + sys.argv[1], "ab", buffering=0)
 print("begun", os.getpid(), flush=True)
 done = 0
 while True:
     while not select.select([0], [], [], 0.002)[0]:
-        hashlib.sha256(heap[: 1 << 16]).digest()
+        for page in range(0, len(heap), 4096):
+            heap[page] = heap[page]
     line = os.read(0, 100)
     if not line:
         break
@@ -39,6 +41,13 @@ true
 """
 
 _numbers = itertools.count(1)
+_made: list["Journey"] = []
+
+
+def end_all() -> None:
+    """End the programs of a test that has failed."""
+    while _made:
+        _made.pop().end()
 
 
 class Journey:
@@ -55,8 +64,16 @@ class Journey:
         self.process = cluster.home.popen(words, stdin=-1)
         assert self.process.stdout is not None
         begun, pid = self.process.stdout.readline().split()
+        _made.append(self)
         assert begun == b"begun"
         self.pid = int(pid)
+
+    def end(self) -> None:
+        """End it, and what moves it."""
+        for process in (self.process, self._move):
+            if process is not None:
+                with process:
+                    pass
 
     def ask(self) -> None:
         """Fail unless the program is what it should be."""
@@ -79,6 +96,14 @@ class Journey:
         with self._move as move:
             said = b"".join(move.communicate(timeout=timeout))
             return move.wait(), said.decode()
+
+    def interrupt(self) -> int:
+        """Interrupt `mlaunch migrate`, and return how that has ended."""
+        assert self._move is not None
+        with self._move as move:
+            move.send_signal(signal.SIGINT)
+            move.communicate(timeout=20)
+            return move.wait()
 
     def copies(self, *hosts: Host) -> list[str]:
         """Return the nodes, of these or all, on which a process of this program is."""

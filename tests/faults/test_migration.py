@@ -1,12 +1,12 @@
 """Nodes and link processes are lost while programs move: one copy goes on, or none is left."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.cluster import Cluster
 from tests.cluster.waiting import wait_until
-from tests.faults.journeys import Journey, descriptors, pid_of, stopped
+from tests.faults.journeys import Journey, descriptors, end_all, pid_of, stopped
 from tests.faults.traces import Traces
 from tests.programs.nodes import add_nodes, on
 
@@ -20,10 +20,11 @@ LARGE = 8 << 20
 
 
 @pytest.fixture
-def six(make_cluster: Callable[..., Cluster]) -> Cluster:
+def six(make_cluster: Callable[..., Cluster]) -> Iterator[Cluster]:
     cluster = make_cluster(nodes=6)
     add_nodes(cluster.home, *FAULTS, OTHER)
-    return cluster
+    yield cluster
+    end_all()
 
 
 def break_nodes(cluster: Cluster) -> None:

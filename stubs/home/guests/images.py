@@ -88,11 +88,12 @@ class Outgoing:
 class Incoming:
     """An image on its way from the other link process to the node."""
 
-    def __init__(self, loop: Loop, link: Link, body: int, fd: int) -> None:
+    def __init__(self, loop: Loop, link: Link, body: int, serial: int, fd: int) -> None:
         """Take over `fd`, a socket."""
         self._loop = loop
         self._link = link
         self._body = body
+        self._serial = serial
         self._socket = socket.socket(fileno=fd)
         self._socket.setblocking(False)
         self._credit = WINDOW
@@ -121,7 +122,7 @@ class Incoming:
         except OSError:
             data = b""  # cut short, which the node will notice
         self._credit -= len(data)
-        self._link.post(ImageData(self._body, data))
+        self._link.post(ImageData(self._body, self._serial, data))
         if data:
             self._watch()
         else:

@@ -80,6 +80,7 @@ class Moving:
         self._guests = guests
         self._outgoing: dict[int, Outgoing] = {}
         self._incoming: dict[int, Incoming] = {}
+        self._serial = 0  # of the last image that came in
 
     def handlers(self) -> dict[type[Message], Handler]:
         """Return what home does with the messages of a node about these."""
@@ -272,8 +273,10 @@ class Moving:
             session.endpoint.reply(tag, _error(error))
             return
         self._files.barrier()
-        self._link.request(Restore(spawn.encode()), lambda reply: self._stands(guest, tag, reply))
-        self._incoming[guest.pid] = Incoming(self._loop, self._link, guest.pid, image)
+        self._serial += 1
+        restore = Restore(self._serial, spawn.encode())
+        self._link.request(restore, lambda reply: self._stands(guest, tag, reply))
+        self._incoming[guest.pid] = Incoming(self._loop, self._link, guest.pid, self._serial, image)
 
     def _arrive(self, session: Session, message: Arrive, fds: list[int]) -> None:
         """Take what the guest has at home, and tell its node."""

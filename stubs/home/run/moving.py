@@ -114,7 +114,10 @@ class Journey:
         """Hear that the body stands still, or why it does not."""
         if not isinstance(reply, Left):
             self._call_off()
-            self._finish(reply if isinstance(reply, Error) else Error(errno.EPROTO, b"no answer"))
+            if isinstance(reply, Error):
+                self._finish(self._refusal or reply)
+            else:
+                self._finish(Error(errno.EPROTO, b"no answer"))
             return
         handles = self._source.reply_fds
         self._left = reply

@@ -46,9 +46,10 @@ if TYPE_CHECKING:
 class Arriving:
     """One body on its way in."""
 
-    def __init__(self, guest: Guest, worker: Worker) -> None:
-        """`guest.tag` is that of home's request."""
+    def __init__(self, guest: Guest, worker: Worker, serial: int) -> None:
+        """`guest.tag` is that of home's request, `serial` that of the image."""
         self.guest = guest
+        self.serial = serial
         self.worker = worker
         self.waiting: deque[memoryview] = deque()  # of the image, for the worker
         self.ended = False
@@ -108,7 +109,7 @@ class Arrivals:
             self._guests.remove(guest, lambda: self._link.reply(tag, refusal))
             return
         guest.arriving = True
-        self._arriving[spawn.body] = Arriving(guest, worker)
+        self._arriving[spawn.body] = Arriving(guest, worker, message.serial)
 
     def _begin(self, guest: Guest) -> Worker:
         from stubs.node.moving import worker
@@ -140,7 +141,7 @@ class Arrivals:
 
     def _image(self, message: ImageData) -> None:
         arriving = self._arriving.get(message.body)
-        if arriving is None:
+        if arriving is None or arriving.serial != message.serial:
             return  # it was called off
         if message.data:
             arriving.waiting.append(memoryview(message.data))

@@ -284,7 +284,7 @@ class Departures:
         leaving.credit -= len(data)
         if not data or not leaving.credit:
             self._loop.forget(worker.image.fileno())
-        self._link.post(ImageData(leaving.guest.spawn.body, data))
+        self._link.post(ImageData(leaving.guest.spawn.body, 0, data))
 
     def taken(self, message: ImageTaken) -> None:
         """Send more: so much has gone on."""

@@ -67,11 +67,16 @@ class Parked(Message):
 
 
 class ImageData(Message):
-    """N→H→N posted: the next bytes of an image; none: its end."""
+    """N→H→N posted: the next bytes of an image; none: its end.
+
+    `serial` to a node as in Restore (0 from a node): what comes late of an image that was called
+    off is not of the next one.
+    """
 
     KIND = 0x94
     BULK = True
     body: U32
+    serial: U32
     data: Blob
 
 
@@ -87,10 +92,11 @@ class Restore(Message):
     """H→N: bring the image that follows to life, held. Reply: Spawned, or Error.
 
     After Error nothing is left of it. `spawn` as in Spawn, with the terminal alone of what the body
-    inherits; Complete follows.
+    inherits; Complete follows. `serial` is that of the image, another one for each.
     """
 
     KIND = 0x96
+    serial: U32
     spawn: Blob
 
 
