@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 USAGE = """\
 Usage: mrun [options] PROGRAM [ARGS...]
+       mrun [options] --recover FILE
 
 Run PROGRAM so that its body computes on an idle machine; files, terminal, signals
 and exit status stay at home. Options end at PROGRAM. A program that starts others
@@ -31,6 +32,10 @@ stays at home, and each of those is placed on its own: mrun make -j8 spreads a b
   -n, --node NAME        run the body of PROGRAM on that node (home: at home)
       --only NAME[,...]  consider these nodes only
       --stay             no automatic migration
+      --recover FILE     go on from a checkpoint, which mlaunch checkpoint has written
+      --checkpoint-every MINUTES
+                         write a checkpoint of PROGRAM so often; it goes on from the last
+                         if its node is lost and nothing speaks against it
       --no-fallback      exit with 125 rather than run at home for want of a node
       --stats FILE       write a receipt of the run as JSON when done
       --trace FILE       write the story of the run when done: what ran where and when,
@@ -40,6 +45,8 @@ stays at home, and each of those is placed on its own: mrun make -j8 spreads a b
   -h, --help             show this and exit
       --version          show the version and exit
 """
+
+MOST_MINUTES = 1e6  # two years
 
 TRY = "try: mrun --help"
 
@@ -73,6 +80,23 @@ def _set_trace(options: Options, value: str) -> None:
     options.trace = value
 
 
+def _set_recover(options: Options, value: str) -> None:
+    if not value:
+        raise MrunError("option --recover: the name is empty", TRY)
+    options.recover = value
+
+
+def _set_checkpoint_every(options: Options, value: str) -> None:
+    try:
+        minutes = float(value)
+    except ValueError:
+        minutes = 0.0
+    # Neither nothing nor what never comes (inf, nan).
+    if not 0 < minutes < MOST_MINUTES:
+        raise MrunError(f"option --checkpoint-every: {value} is no number of minutes", TRY)
+    options.checkpoint_s = 60 * minutes
+
+
 def _set_no_fallback(options: Options) -> None:
     options.fallback = False
 
@@ -98,8 +122,10 @@ def _show_version(options: Options) -> None:
 
 
 VALUED: dict[str, Callable[[Options, str], None]] = {
+    "--checkpoint-every": _set_checkpoint_every,
     "--node": _set_node,
     "--only": _set_only,
+    "--recover": _set_recover,
     "--stats": _set_stats,
     "--trace": _set_trace,
 }
@@ -127,7 +153,9 @@ def parse(words: list[str]) -> Options:
             _apply(options, name, value if equals else None, rest)
         else:
             _apply_short(options, word, rest)
-    if not rest:
+    if options.recover is not None and rest:
+        raise MrunError("option --recover takes no program: the checkpoint has one", TRY)
+    if not rest and options.recover is None:
         raise MrunError("no program given", TRY)
     options.argv = [os.fsencode(word) for word in rest]
     return options

@@ -15,6 +15,9 @@ F_OFD_GETLK = 36
 F_OFD_SETLK = 37
 F_OFD_SETLKW = 38
 
+# Of a memfd: nothing of it can be written any more, include/uapi/linux/fcntl.h.
+F_SEAL_WRITE = 0x0008
+
 # struct flock: l_type, l_whence, l_start, l_len, l_pid. l_pid must be 0 for F_OFD_*.
 FLOCK = struct.Struct("hh4xqqi4x")
 

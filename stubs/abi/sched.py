@@ -14,6 +14,7 @@ import signal
 from stubs.abi.libc import function, syscall
 from stubs.abi.x86_64 import NR_clone, NR_clone3, NR_sched_setattr
 
+CLONE_NEWTIME = 0x00000080
 CLONE_VM = 0x00000100
 CLONE_FS = 0x00000200
 CLONE_FILES = 0x00000400

@@ -6,7 +6,6 @@ again: what a stop does to some calls is not for the program to see (stubs.migra
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import resource
 import struct
@@ -14,13 +13,6 @@ import struct
 from stubs.abi import ptrace
 from stubs.abi import x86_64 as nr
 from stubs.abi.libc import syscall
-from stubs.abi.mman import (
-    MAP_ANONYMOUS,
-    MAP_PRIVATE,
-    PROT_EXEC,
-    PROT_READ,
-    PROT_WRITE,
-)
 from stubs.abi.prctl import (
     PR_GET_CHILD_SUBREAPER,
     PR_GET_DUMPABLE,
@@ -31,33 +23,30 @@ from stubs.abi.prctl import (
     PR_GET_TIMERSLACK,
 )
 from stubs.abi.x86_64 import USER_REGS
-from stubs.migration.areas import find_code, record_areas
-from stubs.migration.executor import SCRATCH_BYTES, SYSCALL, Room, Table
-from stubs.migration.freeze import Stopped
+from stubs.migration.areas import record_areas
+from stubs.migration.executor import Room, Table
 from stubs.migration.image import Process, Thread, Timer
+from stubs.migration.injection import Injection, deliverable_to, rseq_of
 from stubs.migration.interrupted import (
     UnknownCallError,
     for_elsewhere,
     interrupted_by_stop,
     made_again,
 )
-from stubs.migration.proc import Vma, read_file, read_status, read_vmas
+from stubs.migration.proc import Vma, read_file, read_status
 from stubs.migration.reasons import Unmovable, reason
 from stubs.migration.shared import look
 from stubs.migration.tracee import (
     REGS,
-    CallFailedError,
     Tracee,
-    TraceeGoneError,
     read_memory,
 )
 from stubs.migration.vdso import parts_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from stubs.migration.areas import Opens
+    from stubs.migration.freeze import Stopped
     from stubs.migration.proc import Stat
     from stubs.migration.shared import View
 
@@ -71,9 +60,6 @@ _RETURNED = (PR_GET_NO_NEW_PRIVS, PR_GET_THP_DISABLE, PR_GET_TIMERSLACK)
 _STORED = (PR_GET_PDEATHSIG, PR_GET_CHILD_SUBREAPER)
 
 _U32, _U64, _I64_PAIR = struct.Struct("=I"), struct.Struct("=Q"), struct.Struct("=qq")
-_RSEQ_CS = struct.Struct("=IIQQQ")  # version, flags, start_ip, post_commit_offset, abort_ip
-_RSEQ_CS_AT = 8
-_VDSO_STEPS = 10000
 _LIMITS = 16  # RLIM_NLIMITS
 
 # SIGEV_*, include/uapi/asm-generic/siginfo.h, as /proc/PID/timers names them.
@@ -81,103 +67,6 @@ _NOTIFY = {"signal": 0, "none": 1, "thread": 2}
 SIGEV_THREAD_ID = 4
 
 _get_robust_list = syscall(nr.NR_get_robust_list, ctypes.c_long, *[ctypes.c_void_p] * 2)
-
-
-def settle(process: Stopped, vmas: list[Vma]) -> None:
-    """Bring every thread to where it may be taken from: no critical section, not in the vDSO."""
-    vdso = next((vma for vma in vmas if vma.path == b"[vdso]"), None)
-    for thread in process.threads:
-        rseq = _rseq(thread)
-        if rseq[0]:
-            _abort_section(thread, rseq[0])
-        if vdso is not None:
-            _leave(thread, vdso)
-
-
-def _rseq(thread: Tracee) -> tuple[int, int, int]:
-    try:
-        return ptrace.get_rseq_configuration(thread.tid)
-    except OSError:
-        return 0, 0, 0  # before Linux 5.13: nothing uses it there
-
-
-def _abort_section(thread: Tracee, rseq: int) -> None:
-    """Do what the kernel does to a restartable sequence (rseq(2)) that is interrupted."""
-    try:
-        (section,) = _U64.unpack(read_memory(thread.pid, rseq + _RSEQ_CS_AT, _U64.size))
-        if section:
-            _, _, start, length, abort = _RSEQ_CS.unpack(
-                read_memory(thread.pid, section, _RSEQ_CS.size)
-            )
-            if start <= thread.regs["rip"] < start + length:
-                thread.regs["rip"] = abort
-    except OSError:
-        pass  # the program has unmapped what it registered: there is no section
-
-
-def _leave(thread: Tracee, vdso: Vma) -> None:
-    """Have a thread leave the vDSO, for elsewhere another may be at its place."""
-    for _ in range(_VDSO_STEPS):
-        if not vdso.start <= thread.regs["rip"] < vdso.end:
-            return
-        thread.step()
-    raise Unmovable(reason("unknown_call", thread.pid, "does not leave the vDSO"))
-
-
-class Injection:
-    """The executor in a stopped process, for as long as a `with` block."""
-
-    def __init__(self, process: Stopped, vmas: list[Vma]) -> None:
-        """Work out where it can make its first call."""
-        self._leader = process.leader
-        self._syscall = find_code(process.pid, vmas, SYSCALL)
-
-    def __enter__(self) -> None:
-        """Map the executor. Unmovable where that is not allowed."""
-        protection = PROT_READ | PROT_WRITE | PROT_EXEC
-        flags = MAP_PRIVATE | MAP_ANONYMOUS
-        values = (0, SCRATCH_BYTES, protection, flags, -1, 0)
-        at = self._leader.step_call(self._syscall, nr.NR_mmap, *values)
-        if at < 0:
-            what = "may not make memory executable"
-            raise Unmovable(reason("no_executable_memory", self._leader.pid, what))
-        self._leader.install(at)
-
-    def __exit__(self, *_: object) -> None:
-        """Unmap it."""
-        self._leader.scratch_call(nr.NR_munmap, self._leader.scratch, SCRATCH_BYTES)
-        self._leader.scratch = 0
-
-
-@contextlib.contextmanager
-def visit(pid: int) -> Iterator[Tracee]:
-    """Stop the first thread of a process for a moment, to have it make calls.
-
-    OSError when it may not be traced or has ended, TimeoutError when it does not stop.
-    """
-    process = Stopped(pid)
-    leader = Tracee(pid, pid)
-    try:
-        leader.seize()
-        leader.interrupt()
-        leader.stop()
-    except TraceeGoneError as error:
-        raise ProcessLookupError(str(error)) from error
-    process.threads.append(leader)
-    leader.begin()
-    try:
-        section = _rseq(leader)[0]
-        if section:
-            _abort_section(leader, section)
-        if interrupted_by_stop(leader.regs, _deliverable(leader)):
-            leader.regs = made_again(leader.regs, leader.regs["orig_rax"])
-        with Injection(process, read_vmas(pid, "maps")):
-            yield leader
-    except (CallFailedError, TraceeGoneError, Unmovable) as error:
-        raise OSError(f"process {pid}: {error}") from error
-    finally:
-        leader.put_back()
-        leader.detach()
 
 
 class Questions:
@@ -240,7 +129,7 @@ def capture(
     timers = _timers(pid)
     areas = record_areas(pid, vmas, opens)
     questions = Questions(pid, timers)
-    deliverable = {thread.tid: _deliverable(thread) for thread in process.threads}
+    deliverable = {thread.tid: deliverable_to(thread) for thread in process.threads}
     for thread in process.threads:
         if interrupted_by_stop(thread.regs, deliverable[thread.tid]):
             thread.regs = made_again(thread.regs, thread.regs["orig_rax"])
@@ -343,7 +232,7 @@ def _thread(thread: Tracee, answers: tuple[bytes, int], deliverable: int, action
         raise Unmovable(reason("unknown_call", thread.pid, what)) from error
     head, size = ctypes.c_uint64(), ctypes.c_uint64()
     _get_robust_list(thread.tid, ctypes.addressof(head), ctypes.addressof(size))
-    rseq = _rseq(thread)
+    rseq = rseq_of(thread)
     return Thread(
         tid=thread.tid,
         comm=read_file(f"/proc/{thread.pid}/task/{thread.tid}/comm")[:-1],
@@ -359,12 +248,6 @@ def _thread(thread: Tracee, answers: tuple[bytes, int], deliverable: int, action
         rseq_bytes=rseq[1],
         rseq_signature=rseq[2],
     )
-
-
-def _deliverable(thread: Tracee) -> int:
-    status = read_status(thread.pid, thread.tid)
-    pending = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
-    return pending & ~thread.blocked
 
 
 def _limits(pid: int) -> list[int]:

@@ -6,6 +6,7 @@ go on as if nothing had been.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -34,6 +35,7 @@ class Stopped:
         self.pid = pid
         self.kept = kept
         self.threads: list[Tracee] = []
+        self._ended: set[int] = set()
 
     @property
     def leader(self) -> Tracee:
@@ -43,7 +45,7 @@ class Stopped:
     def stop(self) -> None:
         """Seize and stop all threads."""
         for _ in range(_ROUNDS):
-            known = {thread.tid for thread in self.threads}
+            known = {thread.tid for thread in self.threads} | self._ended
             new = [tid for tid in threads(self.pid) if tid not in known]
             if not new:
                 break
@@ -52,7 +54,9 @@ class Stopped:
             time.sleep(_PAUSE_SECONDS)
         else:
             raise Unmovable(reason("changing", self.pid, "makes threads faster than they stop"))
-        if not self.threads or self.leader.tid != self.pid:
+        if not self.threads:
+            raise TraceeGoneError(f"process {self.pid} has ended")
+        if self.leader.tid != self.pid:
             raise Unmovable(reason("dead_leader", self.pid, "has lost its first thread"))
         for thread in self.threads:
             thread.begin()
@@ -82,16 +86,21 @@ class Stopped:
                 thread.seize(ptrace.PTRACE_O_EXITKILL)
                 seized.append(thread)
             except ProcessLookupError:
-                continue  # it has ended
+                self._ended.add(thread.tid)
             except PermissionError as error:
+                self._ended.add(thread.tid)
                 if _has_ended(self.pid, thread.tid):
                     continue
                 raise Unmovable(reason("ptraced", self.pid, "may not be traced")) from error
         self.threads += seized
         for thread in seized:
-            try:
-                thread.waits = _wchan(self.pid, thread.tid)
+            thread.waits = _wchan(self.pid, thread.tid)
+        for thread in seized:
+            # Fails when it has ended, and so does `stop` then.
+            with contextlib.suppress(TraceeGoneError):
                 thread.interrupt()
+        for thread in seized:
+            try:
                 thread.stop()
             except TraceeGoneError:
                 self.threads.remove(thread)

@@ -46,6 +46,7 @@ class Image(Message):
     processes: Blobs
     opens: Blobs  # OpenFile: what descriptors and mappings refer to by index
     shared: Blobs  # Shared: memory that several mappings or processes share
+    clocks: U64s  # CLOCK_MONOTONIC and CLOCK_BOOTTIME of the first when it was frozen
 
 
 class Process(Message):

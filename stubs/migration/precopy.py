@@ -29,8 +29,8 @@ from stubs.abi.pagemap import (
 from stubs.abi.pidfd import pidfd_getfd, pidfd_open
 from stubs.abi.userfaultfd import UFFD_USER_MODE_ONLY, register, track
 from stubs.migration.areas import advice_of, flags_of, is_anonymous, protection_of
-from stubs.migration.capture import visit
 from stubs.migration.image import Area
+from stubs.migration.injection import visit
 from stubs.migration.intervals import merged, within, without
 from stubs.migration.proc import read_vmas
 from stubs.migration.stream import Layout, send

@@ -177,6 +177,13 @@ class Stub:
         self.leader.run(table)
         self.anonymous = wanted
 
+    def map_late(self, areas: list[Area]) -> None:
+        """Map what can be mapped only now."""
+        table = Table()
+        for area in areas:
+            self._map(table, area, area.start, area.end)
+        self.leader.run(table)
+
     def _map(self, table: Table, area: Area, start: int, end: int) -> None:
         fd, protection = -1, area.protection
         flags = area.flags & (MAP_SHARED | MAP_PRIVATE | MAP_GROWSDOWN | MAP_NORESERVE)

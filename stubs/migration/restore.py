@@ -10,12 +10,15 @@ import os
 import signal
 import socket
 import struct
+import time
 
 from stubs.abi import ptrace
 from stubs.abi import x86_64 as nr
-from stubs.abi.mman import MADV_DONTNEED, MAP_ANONYMOUS
+from stubs.abi.fcntl import F_SEAL_WRITE
+from stubs.abi.mman import MADV_DONTNEED, MAP_ANONYMOUS, MAP_SHARED
 from stubs.migration import stream
 from stubs.migration.areas import hole, is_free
+from stubs.migration.clocks import read_clocks
 from stubs.migration.complete import (
     hand_over,
     make_threads,
@@ -47,17 +50,13 @@ if TYPE_CHECKING:
     from stubs.migration.stream import Head, Read
     from stubs.wire.codec import Message
 
-# What an image that is broken, or a machine that lacks something, shows itself as.
-_FAILURES = (
-    OSError,
-    CallFailedError,
-    TraceeGoneError,
-    ProtocolError,
-    LookupError,
-    ValueError,
-    OverflowError,
-    struct.error,
-)
+# What a machine that lacks something, and an image that is broken, show themselves as.
+_REFUSALS = (OSError, CallFailedError, TraceeGoneError)
+_BREAKS = (ProtocolError, LookupError, ValueError, OverflowError, MemoryError, struct.error)
+
+
+# How long, in ns, the head of a stream may have been on its way: its clocks were read before.
+_MOST_LAG = 2_000_000_000
 
 
 def receive_head(read: Read) -> Head:
@@ -100,6 +99,8 @@ class Restored:
         self._guarded(lambda: self._begin(stub_pid))
 
     def _begin(self, pid: int) -> None:
+        # All that the tree has open is ours first.
+        raise_limit(os.getpid())
         leader = Tracee(pid, pid)
         leader.seize(OPTIONS)
         self._control.sendall(self._executable)
@@ -125,6 +126,16 @@ class Restored:
                 break
             handlers[type(message)](message)
         self._complete()
+        self._await_clocks()
+
+    def _await_clocks(self) -> None:
+        """Wait until its clocks are not behind what the program has seen: none goes back."""
+        missing = max(
+            wanted - now for wanted, now in zip(self._image.clocks, read_clocks(self._first.pid))
+        )
+        # Without a time namespace they are those of another machine, and nothing helps.
+        if 0 < missing < _MOST_LAG:
+            time.sleep(missing / 1e9)
 
     def _guarded(self, step: object) -> None:
         try:
@@ -132,9 +143,12 @@ class Restored:
         except RestoreError:
             self.kill()
             raise
-        except _FAILURES as error:
+        except _REFUSALS as error:
             self.kill()
             raise RestoreError(str(error) or type(error).__name__) from error
+        except _BREAKS as error:
+            self.kill()
+            raise RestoreError(f"the image is broken: {error!r}") from error
 
     def _take_image(self, image: Message) -> None:
         assert isinstance(image, Image)
@@ -211,8 +225,17 @@ class Restored:
         for index in {area.shared for area in areas if area.shared >= 0}:
             fds[of_shared(index)] = self._opened.shared_fd(index)
         stub.receive(self._control, self._number, fds)
-        stub.map_areas(areas)
+        stub.map_areas([area for area in areas if not self._is_late(area)])
         stub.put_vdso(self._image, process)
+
+    def _is_late(self, area: Area) -> bool:
+        """Tell whether it is to be mapped when memory has its content and seals.
+
+        A mapping that could ever be written to keeps memory from being sealed.
+        """
+        if area.shared < 0 or not area.flags & MAP_SHARED:
+            return False
+        return bool(Shared.decode(self._image.shared[area.shared]).seals & F_SEAL_WRITE)
 
     def _take_pages(self, message: Message) -> None:
         assert isinstance(message, stream.Pages)
@@ -236,6 +259,10 @@ class Restored:
         if not self._processes:
             raise RestoreError("the image is not in its stream")
         self._opened.seal()
+        for process, areas in zip(self._processes, self._areas):
+            late = [area for area in areas if self._is_late(area)]
+            if late:
+                self._stubs[process.pid].map_late(late)
         for process, areas in zip(self._processes, self._areas):
             if not process.zombie:
                 self._complete_one(self._stubs[process.pid], process, areas)

@@ -11,12 +11,14 @@ import time
 
 from stubs.migration import stream
 from stubs.migration.areas import SPECIAL, is_shared
-from stubs.migration.capture import capture, record_zombie, settle
+from stubs.migration.capture import capture, record_zombie
+from stubs.migration.clocks import read_clocks
 from stubs.migration.cpu import cpu_flags
 from stubs.migration.deflate import deflate
 from stubs.migration.files import Opens
 from stubs.migration.freeze import Frozen
 from stubs.migration.image import FORMAT, Area, Image, Process
+from stubs.migration.injection import settle
 from stubs.migration.pages import MemoryReader, OwnPages, Packer, blocks
 from stubs.migration.precopy import LEAST_BYTES, Precopy, to_send
 from stubs.migration.proc import read_vmas, resident_bytes
@@ -77,7 +79,7 @@ class Source:
             self._precopy = Precopy(pid)
         except (OSError, TimeoutError):
             return []  # the kernel is too old, or it is about to end: `freeze` will tell
-        stream.send(write, stream.Head(FORMAT, pid, path, -1, _CONTROL))
+        self._head(write, pid, path, -1, _CONTROL)
         self._begun = True
         reader = MemoryReader(pid)
         try:
@@ -147,6 +149,7 @@ class Source:
             processes=[process.encode() for process in processes],
             opens=[each.encode() for each in self._opens.opens],
             shared=[each.encode() for each in self._opens.shared],
+            clocks=read_clocks(pid),
         )
 
     def send(self, write: Write) -> None:
@@ -166,8 +169,10 @@ class Source:
         executable = self._opens.opens[first.exe]
         used = {fd for process in self._processes for fd in process.descriptors[::3]}
         control = next(fd for fd in range(_CONTROL, 0, -1) if fd not in used)
-        head = stream.Head(FORMAT, first.pid, executable.path, executable.handle, control)
-        stream.send(write, head)
+        self._head(write, first.pid, executable.path, executable.handle, control)
+
+    def _head(self, write: Write, pid: int, path: bytes, handle: int, control: int) -> None:
+        stream.send(write, stream.Head(FORMAT, pid, path, handle, control))
 
     def _send_pages(self, write: Write, index: int, pid: int) -> None:
         own, reader = OwnPages(pid), MemoryReader(pid)

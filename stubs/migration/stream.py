@@ -107,6 +107,11 @@ def send(write: Write, message: Message) -> None:
     write(_RECORD.pack(_NUMBERS[type(message)], len(data)) + data)
 
 
+def number_of(kind: type[Message]) -> int:
+    """Return the kind by which a record is known in a stream."""
+    return _NUMBERS[kind]
+
+
 def receive(read: Read) -> Message:
     """Read one record. RestoreError when it is none."""
     kind, size = _RECORD.unpack(read(_RECORD.size))

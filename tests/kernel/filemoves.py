@@ -103,6 +103,7 @@ def image_of(opens: Opens, pids: list[int]) -> Image:
         processes=[],
         opens=[file.encode() for file in opens.opens],
         shared=[shared.encode() for shared in opens.shared],
+        clocks=[],
     )
     image = Image.decode(image.encode())
     image.__dict__["processes"] = processes

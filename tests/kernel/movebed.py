@@ -146,6 +146,13 @@ class Worker:
             raise MoveError(f"{answer[0]}: {answer[1]}")
         return answer[1]
 
+    def thaw(self) -> None:
+        """Have it let its tree go on, if it does not do so by itself, and wait for its end."""
+        with contextlib.suppress(OSError, EOFError):
+            put(self.sock, "thaw")
+            while True:
+                get(self.sock)
+
     def kill(self) -> None:
         """Kill it."""
         self._land.ask("kill", self.pid, signal.SIGKILL)
@@ -196,23 +203,19 @@ def _conduct(
         leaving.told("frozen")  # it is the source that has something to say
         raise
     ours, theirs = socket.socketpair()
-    stub = destination.ask("stub", pid, path, number, fds=(theirs.fileno(),))
-    theirs.close()
-    put(coming.sock, "stub", stub, list(outside), fds=(ours.fileno(), *outside.values()))
-    ours.close()
     try:
+        with ours, theirs:
+            stub = destination.ask("stub", pid, path, number, fds=(theirs.fileno(),))
+            put(coming.sock, "stub", stub, list(outside), fds=(ours.fileno(), *outside.values()))
         begun, facts = leaving.told("frozen")
-        sent = leaving.told("sent")
         held = coming.told("held")
+        sent = leaving.told("sent")
         if killed:
             raise MoveError(f"the worker of the {killed} is to be killed")
     except MoveError:
         if killed == "source":
             leaving.kill()
-        with contextlib.suppress(OSError, MoveError):
-            if killed != "source":
-                put(leaving.sock, "thaw")
-                leaving.told("thawed")
+        leaving.thaw()
         if killed == "destination":
             coming.kill()
         raise

@@ -266,10 +266,18 @@ def test_gzip_moves_in_mid_stream(desk: Desk) -> None:
     assert gzip.decompress((desk.path / "out").read_bytes()) == data
 
 
+SPOILT = {
+    "cpu_flags": "lacks what the program may use: avx4096",
+    "vdso_position": "RestoreError",
+    "process": "the image is broken",
+    "cut": "the worker has ended",
+}
+
+
 def test_a_program_goes_on_where_it_was_when_the_destination_cannot_take_it(desk: Desk) -> None:
-    pid = desk.run(compiled("heap", desk.path), "16", "1", "5")
-    for spoilt in ("cpu_flags", "vdso_position", "process", "cut"):
-        with pytest.raises(MoveError):
+    pid = desk.run(compiled("heap", desk.path), "16", "1", "8")
+    for spoilt, text in SPOILT.items():
+        with pytest.raises(MoveError, match=text):
             desk.move(pid, spoilt=spoilt)
         assert desk.lands[1].ask("programs") == []
     desk.move(pid)
@@ -308,3 +316,57 @@ def test_a_freeze_of_sixteen_megabytes_is_measured(desk: Desk) -> None:
     print("frozen ms, MB sent, rounds:", found)
     desk.lands[0].ask("kill", pid, signal.SIGKILL)
     assert desk.lands[0].end_of(pid) == -signal.SIGKILL
+
+
+CLOCK = """
+import time
+print('ready', flush=True)
+last = time.monotonic()
+while last - BEGUN < 3:
+    now = time.monotonic()
+    if now < last or now - last > 0.9: print('jump', now - last, flush=True)
+    last = now
+    time.sleep(0.01)
+print(time.clock_gettime(time.CLOCK_BOOTTIME) > 0, flush=True)
+""".replace("while", "BEGUN = last\nwhile", 1)
+
+
+def test_clocks_go_on_from_where_they_were(desk: Desk) -> None:
+    assert desk.moved_often("/usr/bin/python3", "-c", CLOCK, pause=0.4) == "ready\nTrue\n"
+
+
+SEALED = """
+import fcntl, hashlib, mmap, os, sys, time
+fd = os.memfd_create('sealed', os.MFD_ALLOW_SEALING)
+os.write(fd, bytes(range(256)) * 64)
+fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK)
+memory = mmap.mmap(fd, 16384, mmap.MAP_SHARED, mmap.PROT_READ)
+print('ready', flush=True)
+time.sleep(1.5)
+print(hashlib.sha256(memory).hexdigest(), fcntl.fcntl(fd, fcntl.F_GET_SEALS))
+"""
+
+
+def test_sealed_memory_moves(desk: Desk) -> None:
+    wanted = desk.native("/usr/bin/python3", "-c", SEALED)
+    assert desk.moved_often("/usr/bin/python3", "-c", SEALED) == wanted
+
+
+DELETED = """
+import ctypes, os, shutil, time
+shutil.copy('library.so', 'copy.so')
+library = ctypes.CDLL('./copy.so')
+library.count()
+os.unlink('copy.so')
+print('ready', flush=True)
+time.sleep(1.5)
+print(library.count(), library.count())
+"""
+
+
+def test_a_library_without_a_name_moves_as_memory(desk: Desk) -> None:
+    (desk.path / "library.c").write_text("int count(void) { static int n = 40; return ++n; }")
+    command = ("gcc", "-shared", "-fPIC", "library.c", "-o", "library.so")
+    build(*command, cwd=desk.path, environment={"PATH": os.environ["PATH"]})
+    result = desk.moved_often("/usr/bin/python3", "-c", DELETED)
+    assert result == "ready\n42 43\n"

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from stubs.abi import x86_64 as nr
+from stubs.abi.ptrace import seize
 from stubs.migration.areas import SPECIAL
-from stubs.migration.capture import Injection
 from stubs.migration.executor import Room, Table
 from stubs.migration.freeze import Frozen
+from stubs.migration.injection import Injection
 from stubs.migration.intervals import without
 from stubs.migration.pages import OwnPages
 from stubs.migration.proc import read_stat, read_vmas
+from stubs.migration.reasons import Unmovable
 from stubs.migration.source import Source
 from stubs.migration.tracee import CallFailedError
 from tests.kernel.movebed import compiled
@@ -146,3 +148,33 @@ def test_own_pages_are_found_without_a_scan_as_well(sleeper: subprocess.Popen[by
             if b"heap" in vma.path:
                 assert sorted(scanned) == read
     own.close()
+
+
+def test_a_program_that_has_ended_is_said_to_have_ended(
+    sleeper: subprocess.Popen[bytes],
+) -> None:
+    os.kill(sleeper.pid, signal.SIGKILL)
+    wait_until(lambda: read_stat(sleeper.pid).state == "Z", "its end")
+    with pytest.raises(Unmovable) as caught:
+        Source([sleeper.pid], {}).freeze()
+    assert caught.value.reason.name == "ended"
+
+
+def test_a_program_that_is_traced_is_left_alone(sleeper: subprocess.Popen[bytes]) -> None:
+    reading, writing = os.pipe()
+    other = os.fork()
+    if other == 0:
+        seize(sleeper.pid, 0)
+        os.write(writing, b"x")
+        signal.pause()
+    os.read(reading, 1)
+    with pytest.raises(Unmovable) as caught:
+        Source([sleeper.pid], {}).freeze()
+    assert caught.value.reason.name == "ptraced"
+    os.kill(other, signal.SIGKILL)
+    os.waitpid(other, 0)
+    os.close(reading)
+    os.close(writing)
+    source = Source([sleeper.pid], {})
+    source.freeze()
+    source.thaw()

@@ -79,7 +79,9 @@ def test_a_frame_is_a_header_and_a_payload() -> None:
 def test_every_message_has_a_number_of_its_own_and_fits_a_frame_kind() -> None:
     assert {kind.KIND for kind in MESSAGES.values()} == set(MESSAGES)
     assert all(0 < number < 0x8000 for number in MESSAGES)
-    assert len(MESSAGES) == len(Message.__subclasses__())
+    # Records of an image are messages too, but travel in a stream of their own.
+    own = [kind for kind in Message.__subclasses__() if "wire.messages" in kind.__module__]
+    assert len(MESSAGES) == len(own)
 
 
 # what hypothesis makes of every message

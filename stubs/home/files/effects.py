@@ -54,6 +54,7 @@ class Traces:
         self.rewrites = rewrites
         self.made: dict[int, tuple[Directory, bytes] | None] = {}  # by id: where, if O_EXCL
         self.seen = False  # something that was there before is another now
+        self.grown: set[int] = set()  # ids of others that it has written to, since a checkpoint
 
 
 class Effects:
@@ -64,6 +65,7 @@ class Effects:
         self._tree = tree
         self._naming = naming
         self._bodies: dict[int, Traces] = {}
+        self._since: dict[int, Traces] = {}  # what bodies have left since their checkpoint
         self._families: dict[int, int] = {}
 
     def begin(self, body: int, exe: bytes) -> None:
@@ -75,6 +77,26 @@ class Effects:
     def end(self, body: int) -> None:
         """Watch it no longer."""
         self._bodies.pop(body, None)
+        self._since.pop(body, None)
+
+    def mark(self, body: int) -> None:
+        """Take note that a body can be had again as it is now: see `since`."""
+        self._since[body] = Traces(rewrites=False)
+
+    def since(self, body: int) -> list[Inode] | None:
+        """Return the files that a body has written to since `mark`, if it left nothing else.
+
+        Then what is in its way is removed, as by `undo`. None: it did leave something.
+        """
+        traces = self._since.get(body)
+        if traces is None or traces.seen:
+            return None
+        found = [self._tree.table.find(number) for number in traces.grown]
+        inodes = [inode for inode in found if inode is not None]
+        if len(inodes) < len(found):
+            return None
+        self._undo(traces)
+        return inodes
 
     def meet(self, pid: int, body: int) -> None:
         """Take note that a process on the node belongs to that body; 0: to none that is known."""
@@ -82,9 +104,9 @@ class Effects:
             del self._families[next(iter(self._families))]
         self._families[pid] = body
 
-    def body_of(self, pid: int) -> int:
-        """Return the body that a process on the node belongs to; 0: to none that is known."""
-        return pid if pid in self._bodies else self._families.get(pid, 0)
+    def is_of(self, pid: int, body: int) -> bool:
+        """Tell whether a process on the node is one of that body, as far as is known."""
+        return pid == body or self._families.get(pid) == body
 
     def is_unseen(self, body: int) -> bool:
         """Tell whether nobody could have noticed what a body did."""
@@ -102,8 +124,10 @@ class Effects:
         Files that it made where none was allowed to be; of others it makes the same once more.
         """
         traces = self._bodies.get(body)
-        if traces is None:
-            return
+        if traces is not None:
+            self._undo(traces)
+
+    def _undo(self, traces: Traces) -> None:
         for number, place in traces.made.items():
             inode = self._tree.table.find(number)
             if place is not None and inode is not None:
@@ -129,13 +153,17 @@ class Effects:
     def after(self, message: Message, victim: Inode | None) -> None:
         """Take note of a change that has been made; `victim` as `before` returned it."""
         pid: int = message.pid  # type: ignore[attr-defined]  # all CHANGES have it
-        body = self.body_of(pid)
+        body = pid if pid in self._bodies else self._families.get(pid, 0)
         traces = self._bodies.get(body)
         if traces is None:
             for each in self._bodies.values():
                 each.seen = True
         elif not traces.seen:
             traces.seen = not self._is_own(traces, message, victim)
+        for number, since in self._since.items():
+            if not since.seen and (traces is None or number == body):
+                own = self._is_own(since, message, victim)
+                since.seen = not (own or _grows(since, message))
 
     def _is_own(self, traces: Traces, message: Message, victim: Inode | None) -> bool:
         """Tell whether a change concerns only what the body made; note what it makes."""
@@ -169,6 +197,15 @@ class Effects:
         inode = self._tree.table.find(number)
         children: dict[bytes, Inode] = getattr(inode, "children", {})
         return children.get(name)
+
+
+def _grows(since: Traces, message: Message) -> bool:
+    """Tell whether all that a change can have done is to write to a file, or set its times."""
+    if isinstance(message, Write):
+        if len(since.grown) < _MOST_FILES:
+            since.grown.add(message.id)
+        return message.id in since.grown
+    return isinstance(message, Setattr) and not message.valid & FATTR_SIZE
 
 
 def _empties(message: Setattr) -> bool:

@@ -41,6 +41,19 @@ MAX_WAITING = 4096
 # (inode id, owner, whether it is for flock)
 Key = tuple[int, int, bool]
 
+
+class Arrived:
+    """A lock that a body had when it came."""
+
+    def __init__(self, body: int, number: int, flock: bool, pid: int, fd: int) -> None:
+        """Arguments as of Locks.arrive."""
+        self.body = body
+        self.number = number
+        self.flock = flock
+        self.pid = pid
+        self.fd = fd
+
+
 _FLOCK = {F_RDLCK: fcntl.LOCK_SH, F_WRLCK: fcntl.LOCK_EX, F_UNLCK: fcntl.LOCK_UN}
 
 
@@ -63,6 +76,7 @@ class Locks:
         self._limit = limit
         self._files: dict[Key, int] = {}
         self._pids: dict[Key, int] = {}
+        self._arrived: list[Arrived] = []  # with bodies that hold them, and not used since
         self._waiting: dict[int, Lock] = {}  # by tag, in order of arrival
         self._pause = FIRST_RETRY_SECONDS
         self._timer: Timer | None = None
@@ -73,10 +87,14 @@ class Locks:
             self._timer.cancel()
         for key in list(self._files):
             self._close(key)
+        for each in self._arrived:
+            os.close(each.fd)
+        self._arrived.clear()
 
     def handle(self, message: Lock, tag: int) -> None:
         """Answer `message` now, or later if it has to wait; OSError as fcntl(2) and flock(2)."""
         _check(message)
+        self._claim(message)
         if message.op == GETLK:
             self._reply(tag, self._test(message))
         elif message.type == F_UNLCK:
@@ -99,16 +117,51 @@ class Locks:
         if self._waiting.pop(tag, None) is not None:
             self._reply(tag, Error(errno.EINTR, b"interrupted"))
 
+    def lend(self, is_of: Callable[[int], bool]) -> list[tuple[int, int, int]]:
+        """Return what a body that leaves has locked: flock, pid, and a descriptor with the lock.
+
+        `is_of` tells of a pid whether it is one of the body's. The descriptors are the caller's: a
+        lock is there as long as any of them.
+        """
+        held = [(key[2], self._pids.get(key, 0), fd) for key, fd in self._files.items()]
+        held += [(each.flock, each.pid, each.fd) for each in self._arrived]
+        return [
+            (int(flock), pid, os.dup(fd))
+            for flock, pid, fd in held
+            if is_of(pid) and _is_locked(fd)
+        ]
+
+    def arrive(self, body: int, number: int, flock: bool, pid: int, fd: int) -> None:
+        """Take over a lock that process `pid` of a body holds on an inode; `fd` has it."""
+        self._arrived.append(Arrived(body, number, flock, pid, fd))
+
+    def end_body(self, body: int) -> None:
+        """Let go of what arrived with a body of which nothing is left."""
+        for each in [each for each in self._arrived if each.body == body]:
+            self._arrived.remove(each)
+            os.close(each.fd)
+
+    def _claim(self, message: Lock) -> None:
+        """Have who has arrived with a lock go on with it: its number as an owner is new here."""
+        key = _key(message)
+        if key in self._files or not self._arrived:
+            return
+        for each in self._arrived:
+            if (each.number, each.flock, each.pid) == (
+                message.id,
+                bool(message.flock),
+                message.pid,
+            ):
+                self._arrived.remove(each)
+                self._files[key], self._pids[key] = each.fd, each.pid
+                return
+
     def forget(self, inode: Inode) -> None:
         """Let go of all locks on `inode`: the node has dropped it."""
         if not self._files:
             return
         for key in [key for key in self._files if key[0] == inode.id]:
             self._close(key)
-
-    def holders(self) -> set[int]:
-        """Return the pids, on the node, of those that have locks."""
-        return set(self._pids.values())
 
     def _test(self, message: Lock) -> Message:
         if message.flock:
@@ -231,3 +284,9 @@ def _check(message: Lock) -> None:
         or not message.start <= message.end <= OFFSET_MAX
     ):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+def _is_locked(fd: int) -> bool:
+    """Tell whether the open file has a lock: proc(5) shows those of ours."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+        return b"\nlock:" in file.read()

@@ -211,6 +211,16 @@ class FileService:
         """Return an O_PATH descriptor of the inode with that id, the caller's; OSError ESTALE."""
         return os.dup(self._tree.path_fd(self._tree.table.get(number)))
 
+    def lend_locks(self, body: int) -> list[tuple[int, int, int]]:
+        """Return what a body has locked, see Locks.lend."""
+        return self._locks.lend(lambda pid: self.effects.is_of(pid, body))
+
+    def take_lock(self, body: int, flock: int, pid: int, fd: int) -> int:
+        """Take over a lock that a body brings; returns the inode, adopted. OSError as `adopt`."""
+        number = self.adopt(fd).id
+        self._locks.arrive(body, number, bool(flock), pid, fd)
+        return number
+
     def disown(self, number: int) -> None:
         """Let go of what `adopt` has kept for inode id `number`; once for each adoption."""
         self._adoption.disown(number)
@@ -227,6 +237,7 @@ class FileService:
     def end_body(self, body: int) -> None:
         """Take note that nothing of a body is left."""
         self.effects.end(body)
+        self._locks.end_body(body)
 
     def is_unseen(self, body: int) -> bool:
         """Tell whether a body that is lost changed no file but those that it made itself.
@@ -242,9 +253,17 @@ class FileService:
         """Tell whether a body, which may live on, has left nothing that could be noticed."""
         return self.effects.has_none(body)
 
-    def is_locking(self, body: int) -> bool:
-        """Tell whether a body has, or may have, a lock on a file."""
-        return any(self.effects.body_of(pid) in (0, body) for pid in self._locks.holders())
+    def note_checkpoint(self, body: int) -> None:
+        """Take note that a body can be had again as it is now: see `since_checkpoint`."""
+        self.effects.mark(body)
+
+    def since_checkpoint(self, body: int) -> list[tuple[int, int]] | None:
+        """Return device and inode of what a body that is lost has written to since then.
+
+        None: it did something else, or there is no checkpoint.
+        """
+        inodes = self.effects.since(body)
+        return None if inodes is None else [(inode.dev, inode.ino) for inode in inodes]
 
     def reading(self) -> tuple[bytes, int, int] | None:
         """Return the file that the node read last: its name, up to where, its size."""

@@ -36,6 +36,7 @@ class Guest:
         self.adopted: list[int] = []  # their inodes, and that of the working directory
         self.streams: set[int] = set()
         self.passed: dict[int, int] = {}  # what had gone over these streams before it began
+        self.mark: dict[int, int] | None = None  # the same, before its last checkpoint
         self.terminal: Terminal | None = None
         self.exited = False
         # While mrun decides where it goes on nothing is read or written for it:

@@ -30,6 +30,7 @@ from stubs.wire.messages import (
     Error,
     Exited,
     Gone,
+    Grown,
     Kill,
     Lost,
     Measure,
@@ -124,7 +125,11 @@ class Guests:
             if not (guest.exited or guest.departing):
                 self._leave_terminal(guest, None)
                 why = reason.encode(errors="surrogateescape")
-                guest.session.post(Lost(guest.pid, int(self.is_unseen(guest)), why))
+                unseen = self.is_unseen(guest)
+                grown = None if unseen else self._grown(guest)
+                if grown is not None:
+                    guest.session.post(Grown(guest.pid, grown))
+                guest.session.post(Lost(guest.pid, int(unseen), why))
                 guest.exited = True
             if guest.left or guest.arriving:
                 self.drop(guest)  # what it has not read or written yet is mrun's
@@ -149,6 +154,19 @@ class Guests:
         """
         unused = all(self._streams.passed(number) == n for number, n in guest.passed.items())
         return not guest.seen and unused and self._files.is_without_effect(guest.pid)
+
+    def mark(self, guest: Guest) -> None:
+        """Take note that the guest can be had again as it is now."""
+        guest.mark = {number: self._streams.passed(number) for number in guest.passed}
+        self._files.note_checkpoint(guest.pid)
+
+    def _grown(self, guest: Guest) -> list[int] | None:
+        """Return what Grown is to say; None: more can have been noticed, or there is no mark."""
+        mark = guest.mark
+        if mark is None or any(self._streams.passed(number) != n for number, n in mark.items()):
+            return None
+        files = self._files.since_checkpoint(guest.pid)
+        return None if files is None else [number for pair in files for number in pair]
 
     def measure(self, then: Callable[[list[Usage]], None]) -> None:
         """Ask the node what its guests use; `then` gets what it says of those that there are."""

@@ -27,7 +27,7 @@ class Outgoing:
     """An image on its way from the node to the other link process."""
 
     def __init__(self, loop: Loop, link: Link, body: int, fd: int) -> None:
-        """Take over `fd`, a socket, or a file for a checkpoint."""
+        """Take over `fd`, a socket."""
         self._loop = loop
         self._link = link
         self._body = body
@@ -89,7 +89,7 @@ class Incoming:
     """An image on its way from the other link process to the node."""
 
     def __init__(self, loop: Loop, link: Link, body: int, fd: int) -> None:
-        """Take over `fd`, a socket, or a file that a checkpoint was written to."""
+        """Take over `fd`, a socket."""
         self._loop = loop
         self._link = link
         self._body = body

@@ -19,6 +19,7 @@ from stubs.wire.errors import RemoteProtocolError
 from stubs.wire.messages import (
     FD_FILE,
     Arrive,
+    Checkpointed,
     Complete,
     Depart,
     Departed,
@@ -96,6 +97,7 @@ class Moving:
             Arrive: lambda message, tag, fds: self._arrive(session, message, fds),
             Depart: lambda message, tag, fds: self._depart(session, message, tag),
             Resume: lambda message, tag, fds: self._resume(session, message, tag),
+            Checkpointed: lambda message, tag, fds: self._mark(session, message),
         }
 
     # on the way out
@@ -157,13 +159,6 @@ class Moving:
         given = {item.ref: item.fd for item in reversed(guest.spawn.descriptors)}
         if len(parked.streams) != len(parked.unread) or not guest.streams >= set(parked.streams):
             raise RemoteProtocolError("streams that the body does not have")
-        if self._files.is_locking(guest.pid):
-            # Its next link would have to take the lock before this one lets go of it.
-            locking = Error(
-                errno.EBUSY, b"it holds a lock on a file, which would be free meanwhile"
-            )
-            self._resume_node(guest, lambda _: endpoint.reply(tag, locking))
-            return
         try:
             handles = [self._files.lend(number) for number in parked.handles]
         except OSError as error:
@@ -172,6 +167,7 @@ class Moving:
             return
         guest.left = True
         numbers = [*parked.streams]
+        locks = self._files.lend_locks(guest.pid)
         endpoint.reply(
             tag,
             Left(
@@ -190,9 +186,15 @@ class Moving:
                 unseen=int(self._guests.is_without_effect(guest)),
                 standing_ns=guest.standing_ns,
                 signals=guest.take_signals(),
+                locks=[number for flock, pid, _ in locks for number in (flock, pid)],
             ),
-            handles,
+            [*handles, *[fd for _, _, fd in locks]],
         )
+
+    def _mark(self, session: Session, message: Checkpointed) -> None:
+        guest = self._guests.find(session, message.body)
+        if guest is not None and not guest.exited:
+            self._guests.mark(guest)
 
     def _resume(self, session: Session, message: Resume, tag: int) -> None:
         """Have the guest go on here: it did not get away, or it has arrived."""
@@ -288,11 +290,17 @@ class Moving:
             guest.terminal.set_modes(arrived.termios)
             spawn.termios = arrived.termios
         guest.seen = not message.unseen
+        locks = list(zip(message.locks[::2], message.locks[1::2]))
+        held = [fds.pop() for _ in locks][::-1]
         try:
             self._handover.place(guest, fds)
+            for flock, pid in locks:
+                fds.append(held.pop(0))
+                guest.adopted.append(self._files.take_lock(guest.pid, flock, pid, fds[-1]))
+                fds.pop()
         except OSError:
             # Its node says then that it was called off.
-            for fd in fds:
+            for fd in [*fds, *held]:
                 if fd >= 0:
                     os.close(fd)
             self._link.post(Kill(guest.pid))

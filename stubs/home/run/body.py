@@ -23,6 +23,7 @@ from stubs.wire.messages import (
     Continued,
     Exited,
     FdClosed,
+    Grown,
     Kill,
     Lost,
     Signal,
@@ -72,6 +73,7 @@ class Body:
         self.exited: Exited | None = None
         self.lost: str | None = None  # why its node was lost
         self.unseen = False  # then: nothing of what it did can have been noticed
+        self.grown: set[tuple[int, int]] | None = None  # as Grown says; None: it says nothing
         self.abandoned = False  # the deputy was killed, and nothing was heard of the body since
         # What to do instead when the deputy gets a signal, when the body is stopped (return whether
         # somebody will continue it), and when it has closed a descriptor.
@@ -95,6 +97,7 @@ class Body:
             Continued: self._continued,
             Computed: self._computed,
             Exited: self._exited,
+            Grown: self._grown,
             Lost: self._lost,
             FdClosed: self._fd_closed,
             Signal: self._signal_group,
@@ -131,7 +134,7 @@ class Body:
         """Keep what is for the body until it has been started again."""
         self.stays.append((self.departure.node, self.arrived, time.monotonic(), LOST))
         self.arrived = 0.0
-        self.lost, self.unseen = None, False
+        self.lost, self.unseen, self.grown = None, False, None
         self._continuing = False
         self._post = self._held.append
 
@@ -274,6 +277,9 @@ class Body:
         if not self.ended:
             self.exited = message
             self._on_end(self)
+
+    def _grown(self, message: Grown) -> None:
+        self.grown = set(zip(message.files[::2], message.files[1::2]))
 
     def _lost(self, message: Lost) -> None:
         self.link_lost(message.reason.decode(errors="replace"), bool(message.unseen))

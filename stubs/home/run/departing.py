@@ -27,8 +27,8 @@ from stubs.home.run.options import HOME
 from stubs.home.run.placements import STICKY, TOGETHER, Placements, text_of
 from stubs.home.run.proc import read_stat
 from stubs.home.run.recording import Recording
-from stubs.home.run.restarting import Restarting
-from stubs.wire.messages import SCOPE_GROUP, Error, Kill, Placed, Refused, Spawned
+from stubs.home.run.restarting import LOCAL, Restarting
+from stubs.wire.messages import SCOPE_GROUP, Error, Kill, Placed, Refused, Resume, Spawned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,7 +159,9 @@ class Departing:
         task = departure.task
         if mask is not None:
             self._masks[task.pid] = mask
-
+        if departure.recovery is not None and departure.wish.node == HOME:
+            # What it was before cannot become a process of home's kernel alone.
+            departure.wish = departure.wish.on(LOCAL)
         if departure.wish.node == HOME:
             self._stay(departure, "asked for", wanted=True)
             self._loop.call_later(LONG_SECONDS, lambda: self._make_known(departure))
@@ -207,7 +209,13 @@ class Departing:
         if task.status is not None:
             departure.close()
             return  # killed while it was thought about
-        if departure.node == HOME:
+        if departure.node == HOME and departure.recovery is not None:
+            if departure.wish.node == LOCAL:
+                self._stay(departure, departure.reason)
+            else:
+                departure.wish = departure.wish.on(LOCAL)
+                self.begin(departure, None)
+        elif departure.node == HOME:
             self._stay(departure, departure.reason, wanted=True)
         else:
             self._leave(departure)
@@ -231,6 +239,9 @@ class Departing:
         departure.reason = reason
         departure.wanted_home = wanted
         wish = departure.wish
+        if departure.recovery is not None:
+            self._refuse(departure, MrunError(f"{departure.name} cannot be recovered: {reason}"))
+            return
         if wish.strict and not wanted:
             self._refuse(departure, MrunError(f"{departure.name} cannot run on a node: {reason}"))
             return
@@ -268,11 +279,14 @@ class Departing:
             return
         self._tell(departure, f"runs on {departure.node}: {departure.reason}")
         self._starting.add(task.pid)
-        connection.start(
-            capture.spawn,
-            fds,
-            lambda reply: self._started(departure, connection, reply),
-        )
+
+        def started(reply: Message) -> None:
+            self._started(departure, connection, reply)
+
+        if departure.recovery is None:
+            connection.start(capture.spawn, fds, started)
+        else:
+            departure.recovery.send(connection, capture.spawn, fds, started)
 
     def _terminal(self, departure: Departure) -> Terminal | None:
         """Return the program's terminal, which must be mrun's; ImmovableError if it is another."""
@@ -309,6 +323,10 @@ class Departing:
         """Make the process the deputy of its body, which runs."""
         body = self._embody(departure, connection)
         if body is not None:
+            if departure.recovery is not None:
+                # It is held there: only now is it certain that it has a deputy.
+                body.hold(lambda _: None)
+                connection.request(Resume(body.pid), lambda _: body.resume(connection.post))
             body.drain()
             return
         # Killed just now: its end is told next.
@@ -376,7 +394,8 @@ class Departing:
         task = departure.task
         if departure.connection is not None:
             departure.connection.bodies.pop(task.pid, None)
-        if body.unseen and departure.is_whole and departure.restarts < MOST_RESTARTS:
+        can = (body.unseen and departure.is_whole) or (body.grown is not None and departure.last)
+        if can and departure.restarts < MOST_RESTARTS:
             self._restarting.begin(body)
             return
         self._bodies.pop(task.pid, None)

@@ -11,9 +11,11 @@ from stubs.home.run.inherited import ImmovableError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stubs.home.run.capture import Terminal
+    from stubs.home.run.checkpoint import Last
     from stubs.home.run.links import Connection
     from stubs.home.run.living import Living
     from stubs.home.run.records import Records
+    from stubs.home.run.recovery import Recovery
     from stubs.home.run.tree import Task
     from stubs.wire.codec import Descriptor
 
@@ -56,13 +58,17 @@ class Wish:
 class Departure:
     """One program that stands before its first instruction."""
 
-    def __init__(self, task: Task, wish: Wish) -> None:
-        """Read what there is to know; ImmovableError, and OSError when it has been killed."""
+    def __init__(self, task: Task, wish: Wish, recovery: Recovery | None = None) -> None:
+        """Read what there is to know; ImmovableError, and OSError when it has been killed.
+
+        `recovery`: what its body is made of, which does not begin anew.
+        """
         if task.is_32bit():
             raise ImmovableError("it is not a 64-bit program")
         self.task = task
         self.began = time.monotonic()
         self.wish = wish
+        self.recovery = recovery
         self.program = Program(task.pid)
         self.capture: Capture | None = None
         self.node = ""
@@ -72,6 +78,7 @@ class Departure:
         self.connection: Connection | None = None  # with the link process of its body
         self.losses = 0  # nodes that were lost before it had begun there
         self.restarts = 0
+        self.last: Last | None = None  # its last checkpoint
         self._kept: dict[int, int] = {}  # descriptor of the program -> our copy
         self._keys: dict[int, int] = {}  # what it was called when the body moved -> the same
 
@@ -87,8 +94,15 @@ class Departure:
 
         Raises ImmovableError, and OSError when it has been killed.
         """
-        self.capture = Capture(self.program, mask, terminal, living)
-        return self.capture
+        capture = Capture(self.program, mask, terminal, living)
+        if self.recovery is not None:
+            try:
+                self.recovery.adapt(capture)
+            except BaseException:
+                capture.close()
+                raise
+        self.capture = capture
+        return capture
 
     def copies(self) -> list[int]:
         """Return copies of its descriptors for the link process; they are kept here as well.
@@ -121,6 +135,7 @@ class Departure:
     def rename(self, names: dict[int, int]) -> None:
         """Take note that the body has moved: `names` are keys of now, and those before."""
         self._keys = {key: self._keys.get(former, former) for key, former in names.items()}
+        self.last = None
 
     def let_go_of(self, fd: int) -> None:
         """Close the copy of a descriptor that the body has closed: others must see that."""

@@ -136,8 +136,8 @@ def in_capsule() -> bool:
 class Child:
     """A child that waits for `release` before it becomes the program."""
 
-    def __init__(self, argv: list[bytes], given: Given) -> None:
-        """Fork."""
+    def __init__(self, argv: list[bytes], given: Given, path: bytes = b"") -> None:
+        """Fork; `path` is that of the program if not the one that `argv` says."""
         go_read, self._go = os.pipe()
         self._failure, failure_write = os.pipe()
         parent = os.getpid()
@@ -146,7 +146,7 @@ class Child:
             # The child: nothing below may return.
             try:
                 os.close(self._go)
-                _become(argv, given, parent, go_read, failure_write)
+                _become(argv, given, path, parent, go_read, failure_write)
             finally:
                 os._exit(NOT_FOUND)
         os.close(go_read)
@@ -170,7 +170,9 @@ class Child:
         return ExecError(data[0], data[1:]) if data else None
 
 
-def _become(argv: list[bytes], given: Given, parent: int, go: int, failure: int) -> None:
+def _become(
+    argv: list[bytes], given: Given, path: bytes, parent: int, go: int, failure: int
+) -> None:
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return
@@ -181,14 +183,17 @@ def _become(argv: list[bytes], given: Given, parent: int, go: int, failure: int)
     if how == _GO_UNTRACED:
         given.restore_mask()
     try:
-        execute(argv, given.environment)
+        execute(argv, given.environment, path)
     except ExecError as error:
         os.write(failure, bytes([error.status]) + error.text[:4000])
 
 
-def execute(argv: list[bytes], env: list[bytes]) -> NoReturn:
-    """Do execvp(3) with the environment `env`; returns only by raising ExecError."""
-    name = argv[0]
+def execute(argv: list[bytes], env: list[bytes], path: bytes = b"") -> NoReturn:
+    """Do execvp(3) with the environment `env`; returns only by raising ExecError.
+
+    `path` if the program is not to be found by its name.
+    """
+    name = path or argv[0]
     found: ExecError | None = None
     failed: ExecError | None = None
     for path in candidates(name, env):

@@ -135,6 +135,7 @@ class Emigration:
             typed=b"",
             cpu_us=self._source.cpu_us,
             unseen=0,
+            locks=[],
         )
         self._destination.post(arrive, [fds[item.fd] for item in others])
         self._destination.flush()

@@ -10,6 +10,7 @@ from stubs.wire.messages import (
     Error,
     Exited,
     FdClosed,
+    Grown,
     Lost,
     Signal,
     Start,
@@ -40,7 +41,7 @@ class Connection:
         self.bodies: dict[int, Body] = {}
         self._on_lost = on_lost
         handlers = dict.fromkeys(
-            (Stopped, Continued, Computed, Exited, Lost, FdClosed, Signal),
+            (Stopped, Continued, Computed, Exited, Grown, Lost, FdClosed, Signal),
             lambda message, tag, fds: self._take(message),
         )
         self._endpoint = Endpoint(

@@ -151,6 +151,7 @@ class Journey:
                 fds.append(fd)
                 unread.append(to_read)
                 unwritten.append(to_write)
+        locks = [handles.pop() for _ in left.locks[::2]][::-1]
         for index, fd in enumerate(handles):
             items.append(Descriptor(keys.of_handle(index), FD_FILE, 0, os.O_RDWR, 0, -1, b""))
             fds.append(fd)
@@ -171,8 +172,9 @@ class Journey:
                 typed=left.typed,
                 cpu_us=left.cpu_us,
                 unseen=left.unseen,
+                locks=left.locks,
             ),
-            fds,
+            [*fds, *locks],
         )
         self._destination.flush()
 
@@ -187,6 +189,9 @@ class Journey:
             self._refusal = reply if isinstance(reply, Error) else Error(errno.EPROTO, b"too early")
             if self._left is not None:
                 self._go_back(self._refusal)
+            else:
+                # It may be sending what nobody takes, and would do so for ever.
+                self._source.request(Resume(self._body.pid), lambda _: None)
 
     def _kept(self, message: Message) -> None:
         """Hear of what is for the body, which stands still."""
@@ -301,9 +306,12 @@ class Moving:
         node = os.fsdecode(move.node)
         for fd in fds:
             self._links.adopt(node, socket.socket(fileno=fd))
+        if move.checkpoint:
+            self.checkpoint(move.pid, os.fsdecode(move.checkpoint), bool(move.lively), answer)
+            return
         body = self._bodies.get(move.pid)
         destination = self._links.to(node)
-        if body is None and destination is not None and not move.checkpoint:
+        if body is None and destination is not None:
             self._from_home(move, destination, answer)
             return
         problem = ""
@@ -330,6 +338,27 @@ class Moving:
 
         self._under_way.add(move.pid)
         Journey(self._loop, body, source, destination, node, bool(move.lively), done)
+
+    def checkpoint(
+        self, pid: int, path: str, lively: bool, answer: Callable[[Message], None]
+    ) -> None:
+        """Write a body to a file; it goes on where it is. `answer` gets Moved or Error."""
+        from stubs.home.run.checkpointing import Checkpointing
+
+        body = self._bodies.get(pid)
+        if body is None or body.departure.connection is None:
+            answer(Error(errno.EINVAL, b"it does not run on a node"))
+            return
+        if pid in self._under_way:
+            answer(Error(errno.EBUSY, b"it is about to move"))
+            return
+
+        def done(reply: Message) -> None:
+            self._under_way.discard(pid)
+            answer(reply)
+
+        self._under_way.add(pid)
+        Checkpointing(self._loop, body, body.departure.connection, path, lively, done)
 
     def _from_home(
         self, move: Move, destination: Connection, answer: Callable[[Message], None]

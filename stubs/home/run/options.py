@@ -15,6 +15,8 @@ class Options:
         self.only: list[str] = []
         self.fallback = True
         self.stay = False
+        self.recover: str | None = None  # a checkpoint, in the place of a program
+        self.checkpoint_s = 0.0  # seconds from one checkpoint to the next; 0: none are made
         self.stats: str | None = None
         self.trace: str | None = None
         self.progress = False

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 
+from stubs.home.run.checkpoint import CheckpointError
 from stubs.home.run.errors import say
 from stubs.home.run.links import was_lost
 from stubs.home.run.options import HOME
-from stubs.wire.messages import Error, Placed, Spawned
+from stubs.wire.messages import Checkpointed, Error, Placed, Resume, Spawned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from stubs.home.run.body import Body
     from stubs.home.run.links import Connection, Links
     from stubs.home.run.placements import Placements
+    from stubs.home.run.recovery import Recovery
     from stubs.link.loop import Loop
     from stubs.wire.codec import Message
 
@@ -43,6 +45,8 @@ class Restarting:
         self._placements = placements
         self._links = links
         self._failed = failed
+        # What bodies are made of that do not begin anew, and the files these had open.
+        self._recoveries: dict[int, Recovery | None] = {}
 
     def begin(self, body: Body) -> None:
         """Ask for another node."""
@@ -50,10 +54,29 @@ class Restarting:
         departure.restarts += 1
         departure.losses = 0
         reason = body.lost or ""
+        recovery = self._recovery(body)
+        if recovery is None and not body.unseen:
+            self._fail(body, reason)
+            return
+        self._recoveries[body.pid] = recovery
         body.suspend()
         if departure.wish.verbose:
-            say(f"{departure.node} was lost ({reason}): {departure.name} is started again")
+            how = "is started again" if recovery is None else "goes on from its checkpoint"
+            say(f"{departure.node} was lost ({reason}): {departure.name} {how}")
         self._ask(body, reason)
+
+    def _recovery(self, body: Body) -> Recovery | None:
+        """Return its last checkpoint if that can be used."""
+        last = body.departure.last
+        if body.unseen or body.grown is None or last is None or not last.is_there():
+            return None
+        from stubs.home.run.recovery import Recovery
+
+        try:
+            return Recovery(last.path, body.grown)
+        except CheckpointError as error:
+            say(f"{body.departure.name} cannot go on from its checkpoint: {error}")
+            return None
 
     def _again(self, body: Body, reason: str) -> None:
         """Ask once more, a little later: that node was lost as well."""
@@ -100,11 +123,21 @@ class Restarting:
             return
         departure.node = node
         assert departure.capture is not None
-        connection.start(
-            departure.capture.spawn,
-            departure.copies(),
-            lambda reply: self._started(body, reason, connection, reply),
-        )
+
+        def started(reply: Message) -> None:
+            self._started(body, reason, connection, reply)
+
+        recovery, last = self._recoveries[body.pid], departure.last
+        if recovery is None or last is None:
+            connection.start(departure.capture.spawn, departure.copies(), started)
+            return
+        try:
+            spawn, fds = recovery.adapt_again(departure, last.names)
+        except (CheckpointError, OSError) as error:
+            say(f"{departure.name} cannot go on from its checkpoint: {error}")
+            self._fail(body, reason)
+        else:
+            recovery.send(connection, spawn, fds, started)
 
     def _started(self, body: Body, reason: str, connection: Connection, reply: Message) -> None:
         if was_lost(reply):
@@ -115,8 +148,20 @@ class Restarting:
             return
         body.departure.connection = connection
         connection.bodies[body.pid] = body
-        body.restarted(connection.post)
+        if self._recoveries.pop(body.pid) is None:
+            body.restarted(connection.post)
+            return
+        last = body.departure.last
+        assert last is not None
+        names = last.names
+        body.departure.rename(names)
+        # Until the next one it can be had again from the same, by the names that are used now.
+        last.names = {key: key for key in names}
+        body.departure.last = last
+        connection.post(Checkpointed(body.pid))
+        connection.request(Resume(body.pid), lambda _: body.restarted(connection.post))
 
     def _fail(self, body: Body, reason: str) -> None:
-        body.lost, body.unseen = reason, False
+        self._recoveries.pop(body.pid, None)
+        body.lost, body.unseen, body.grown = reason, False, None
         self._failed(body)

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from stubs.home.run.body import Body
     from stubs.home.run.launch import Given
     from stubs.home.run.options import Options
+    from stubs.home.run.periodic import Periodic
+    from stubs.home.run.recovery import Recovery
 
 
 # How often a status line is made anew.
@@ -74,8 +76,11 @@ class Interrupted(Exception):  # noqa: N818  # nothing went wrong
 def run(options: Options) -> NoReturn:
     """Run the program to its end, and end as it did."""
     given = launch.Given()
+    recovery: Recovery | None = None
     try:
-        if hand_over(options):
+        if options.recover is not None:
+            recovery = _recover(options, given)
+        elif hand_over(options):
             athome.become(options.argv, given)
         records = Records(options.argv, options.stats, options.trace)
     except launch.ExecError as error:
@@ -85,7 +90,7 @@ def run(options: Options) -> NoReturn:
         error.report()
         end_as(exit_status(error.status))
     try:
-        status = Session(options, given, records).run()
+        status = Session(options, given, records, recovery).run()
     except MrunError as error:
         error.report()
         status = exit_status(error.status)
@@ -97,12 +102,38 @@ def run(options: Options) -> NoReturn:
     end_as(status)
 
 
+def _recover(options: Options, given: Given) -> Recovery:
+    """Have mrun run the program of a checkpoint, as it was run; MrunError."""
+    from stubs.home.run.checkpoint import CheckpointError
+    from stubs.home.run.recovery import Recovery
+
+    assert options.recover is not None
+    try:
+        recovery = Recovery(options.recover)
+        spawn = recovery.spawn
+        os.chdir(spawn.cwd)
+    except CheckpointError as error:
+        raise MrunError(str(error)) from None
+    except OSError as error:
+        raise MrunError(f"{os.fsdecode(spawn.cwd)}: {error.strerror}") from error
+    os.umask(spawn.umask)
+    options.argv, given.environment = spawn.argv, spawn.env
+    return recovery
+
+
 class Session:
     """One mrun."""
 
-    def __init__(self, options: Options, given: Given, records: Records) -> None:
+    def __init__(
+        self,
+        options: Options,
+        given: Given,
+        records: Records,
+        recovery: Recovery | None = None,
+    ) -> None:
         """Preconditions: all signals are blocked (see Given)."""
         self._options = options
+        self._recovery = recovery
         self._given = given
         self._records = records
         self._name = os.fsdecode(os.path.basename(options.argv[0]))
@@ -117,6 +148,7 @@ class Session:
         self._tree: Tree
         self._top: Task
         self._front: Front
+        self._periodic: Periodic | None = None
         self._departing: Departing
 
     def run(self) -> int:
@@ -126,6 +158,9 @@ class Session:
         except launch.ExecError as error:
             raise MrunError(os.fsdecode(error.text), status=error.status) from None
         except Untraced as untraced:
+            if self._recovery is not None:
+                reason = f"{self._name} cannot be recovered: {untraced.reason}"
+                raise MrunError(reason) from None
             if not untraced.wanted and not self._options.fallback:
                 reason = f"{self._name} cannot run on a node: {untraced.reason}"
                 raise MrunError(reason) from None
@@ -164,6 +199,8 @@ class Session:
             while not self._over:
                 self._loop.turn()
             self._tree.let_go()
+            if self._periodic is not None and self._error is None:
+                self._periodic.remove()
         except Interrupted as interrupted:
             return interrupted.signo
         finally:
@@ -182,7 +219,8 @@ class Session:
 
     def _launch(self) -> Task:
         """Return the program, stopped before its first instruction."""
-        child = launch.Child(self._options.argv, self._given)
+        path = self._recovery.spawn.exe if self._recovery is not None else b""
+        child = launch.Child(self._options.argv, self._given, path)
         try:
             task = Task(child.pid, born=False)
         except PermissionError as error:
@@ -225,7 +263,7 @@ class Session:
                 verbose=options.verbose,
                 stay=options.stay,
             )
-            departure = Departure(top, wish)
+            departure = Departure(top, wish, self._recovery)
         except ImmovableError as error:
             raise Untraced(f"it cannot be moved: {error}") from error
         except OSError as error:
@@ -250,11 +288,21 @@ class Session:
         else:
             assert departure.capture is not None
             self._running = True
-            self._front.take_body(body, departure.capture.terminal, self._options.verbose)
-            if self._options.progress and os.isatty(2):
+            options = self._options
+            self._front.take_body(body, departure.capture.terminal, options.verbose)
+            if options.progress and os.isatty(2):
                 self._show_progress(body)
             launch.let_go_of_streams()
+            if options.checkpoint_s and self._periodic is None:
+                self._make_checkpoints(options.checkpoint_s)
             self._look()
+
+    def _make_checkpoints(self, seconds: float) -> None:
+        from stubs.home.run.periodic import Periodic
+
+        take = self._departing.moving.checkpoint
+        verbose = self._options.verbose
+        self._periodic = Periodic(self._loop, self._top.pid, seconds, take, verbose)
 
     def _show_progress(self, body: Body) -> None:
         """Have the link process show it, which also shows what the body writes."""
@@ -277,9 +325,12 @@ class Session:
             return
         if body.lost is not None:
             self._front.restore_terminal()
-            self._error = MrunError(
-                f"node {body.departure.node} was lost ({body.lost}); {self._name} was running there"
-            )
+            hint = ""
+            if self._periodic is not None and self._periodic.exists:
+                hint = f"to go on from its last checkpoint: mrun --recover {self._periodic.path}"
+            node = body.departure.node
+            text = f"node {node} was lost ({body.lost}); {self._name} was running there"
+            self._error = MrunError(text, hint)
             self._running = False
         self._status = self._top.status
         exited = body.exited

@@ -105,7 +105,6 @@ class Departures:
         """Let go of a body that is to be killed."""
         leaving = self._leaving.get(body)
         if leaving is not None:
-            leaving.guest.standing = False
             self._refuse(leaving, errno.ECANCELED, "it was killed")
 
     def close(self) -> None:
@@ -197,6 +196,7 @@ class Departures:
         """Tell home that it goes on here, and why."""
         if self._leaving.get(leaving.guest.spawn.body) is leaving:
             del self._leaving[leaving.guest.spawn.body]
+        leaving.guest.standing = False
         if leaving.worker is not None:
             leaving.worker.close()
         self._answer(leaving, Error(number, text.encode(errors="surrogateescape")))
@@ -211,7 +211,6 @@ class Departures:
 
     def _worker_lost(self, leaving: Leaving, reason: str) -> None:
         """Note that what traced it has died; what stood still was killed with it."""
-        leaving.guest.standing = False
         self._refuse(leaving, errno.EIO, "the process that was to freeze it has ended")
 
     # standing still
@@ -301,7 +300,17 @@ class Departures:
     def resume(self, message: Resume, tag: int) -> None:
         """Have it go on here: it has not arrived elsewhere."""
         leaving = self._leaving[message.body]
-        self._go_on(leaving, message, lambda: self._link.reply(tag, Done()))
+        called_off = Error(errno.ECANCELED, b"called off")
+
+        def went_on() -> None:
+            self._answer(leaving, called_off)
+            self._link.reply(tag, Done())
+
+        if leaving.worker is None:
+            self._refuse(leaving, called_off.errno, "called off")
+            self._link.reply(tag, Done())
+        else:
+            self._go_on(leaving, message, went_on)
 
     def _go_on(self, leaving: Leaving, message: Resume, then: Callable[[], None]) -> None:
         guest = leaving.guest
@@ -321,6 +330,7 @@ class Departures:
     def depart(self, message: Depart, tag: int) -> None:
         """Destroy it: it goes on elsewhere."""
         leaving = self._leaving.pop(message.body)
+        self._answer(leaving, Error(errno.ESRCH, b"it has ended"))
         self._guests.dismiss(leaving.guest, lambda: self._link.reply(tag, Done()))
         self._order(leaving, message, lambda: None)
 

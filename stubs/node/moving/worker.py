@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 
 from stubs.link.endpoint import Endpoint
 from stubs.link.loop import Loop
@@ -152,6 +153,9 @@ def _send(source: Source, image: socket.socket) -> None:
         source.send(image.sendall)
     except BrokenPipeError:
         pass  # the move was called off; what becomes of the tree is told next
+    except Exception:
+        # The image lacks its end, so it is refused and the tree goes on here.
+        sys.excepthook(*sys.exc_info())
     image.close()
 
 

@@ -102,11 +102,13 @@ from stubs.wire.messages.local import Report as Report
 from stubs.wire.messages.local import Start as Start
 from stubs.wire.messages.moving import Arrive as Arrive
 from stubs.wire.messages.moving import CanMove as CanMove
+from stubs.wire.messages.moving import Checkpointed as Checkpointed
 from stubs.wire.messages.moving import Complete as Complete
 from stubs.wire.messages.moving import Depart as Depart
 from stubs.wire.messages.moving import Departed as Departed
 from stubs.wire.messages.moving import Drain as Drain
 from stubs.wire.messages.moving import Dump as Dump
+from stubs.wire.messages.moving import Grown as Grown
 from stubs.wire.messages.moving import ImageData as ImageData
 from stubs.wire.messages.moving import ImageTaken as ImageTaken
 from stubs.wire.messages.moving import Leave as Leave

@@ -137,7 +137,8 @@ class Left(Message):
 
     `keys` of what leads out of the tree (stubs.migration.keys), and `fds`, the number under which
     mrun gave each; `unread` what of it the body has not read, `unwritten` what its reader has not
-    taken. Carries files without a name, in the order of their handles. `unseen` 1: as in Lost;
+    taken. Carries files without a name, in the order of their handles, and then what has its locks:
+    `locks` pairs of (flock 1, else fcntl) and the pid that holds it. `unseen` 1: as in Lost;
     `standing_ns` when (CLOCK_MONOTONIC of home) it stood still. The rest as in Parked.
     """
 
@@ -154,6 +155,7 @@ class Left(Message):
     unseen: U8
     standing_ns: U64
     signals: U64s
+    locks: U64s
 
 
 class Departed(Message):
@@ -177,8 +179,9 @@ class Prepare(Message):
 class Arrive(Message):
     """M→L posted, after Prepare: as Complete, with home's descriptors in the order of `spawn`.
 
-    Those past the end of `unread` are files without a name. `unread` and `unwritten` of each
-    descriptor, `typed` of the terminal: what is on its way. `unseen` 1: as in Lost.
+    Those past the end of `unread` are files without a name; what has its locks comes last (`locks`
+    as in Left). `unread` and `unwritten` of each descriptor, `typed` of the terminal: what is on
+    its way. `unseen` 1: as in Lost.
     """
 
     KIND = 0xB0
@@ -188,6 +191,7 @@ class Arrive(Message):
     typed: Blob
     cpu_us: U64
     unseen: U8
+    locks: U64s
 
 
 class Move(Message):
@@ -215,6 +219,24 @@ class Moved(Message):
     frozen_us: U64
     wall_us: U64
     bytes: U64
+
+
+class Checkpointed(Message):
+    """M→L posted, before Resume: all of the body is in a file; note what it does from now on."""
+
+    KIND = 0xB2
+    body: U32
+
+
+class Grown(Message):
+    """L→M posted, before Lost: since Checkpointed home can have noticed nothing of the body.
+
+    But that it has written to these files: pairs of device and inode.
+    """
+
+    KIND = 0xB3
+    body: U32
+    files: U64s
 
 
 class CanMove(Message):

@@ -1,0 +1,146 @@
+"""Programs that are moved while something breaks, and what can be told of them from outside."""
+
+import contextlib
+import hashlib
+import itertools
+import random
+import signal
+from collections.abc import Iterator
+
+from tests.cluster import Cluster, Host, Process
+from tests.cluster.waiting import wait_until
+from tests.programs.nodes import on
+
+# Computes all the time, and answers each line with its number and the hash of its memory. A second
+# copy would take lines away, or write some of its own to the file.
+SCRIPT = """
+import hashlib, os, random, select, sys
+heap = random.Random(int(sys.argv[1])).randbytes(int(sys.argv[2]))
+log = open("log-" + sys.argv[1], "ab", buffering=0)
+print("begun", os.getpid(), flush=True)
+done = 0
+while True:
+    while not select.select([0], [], [], 0.002)[0]:
+        hashlib.sha256(heap[: 1 << 16]).digest()
+    line = os.read(0, 100)
+    if not line:
+        break
+    done += 1
+    log.write(line)
+    print(done, line.decode().strip(), hashlib.sha256(heap).hexdigest(), flush=True)
+"""
+
+# Prints the states of the processes whose command lines end as told.
+LOOK = """
+for p in /proc/[0-9]*; do
+    tr "\\0" " " < $p/cmdline | grep -q "$1 $" && cut -d" " -f3 $p/stat
+done 2>&-
+true
+"""
+
+_numbers = itertools.count(1)
+
+
+class Journey:
+    """One program, and its way from one node to another."""
+
+    def __init__(self, cluster: Cluster, source: str, target: str, heap: int = 1 << 20) -> None:
+        self.cluster, self.source, self.target = cluster, source, target
+        self.number = next(_numbers)
+        self.mark = f"{self.number} {heap}"
+        self._hash = hashlib.sha256(random.Random(self.number).randbytes(heap)).hexdigest()
+        self._asked: list[bytes] = []
+        self._move: Process | None = None
+        words = (*on(source), "--stay", "python3", "-c", SCRIPT, *self.mark.split())
+        self.process = cluster.home.popen(words, stdin=-1)
+        assert self.process.stdout is not None
+        begun, pid = self.process.stdout.readline().split()
+        assert begun == b"begun"
+        self.pid = int(pid)
+
+    def ask(self) -> None:
+        """Fail unless the program is what it should be."""
+        process, word = self.process, b"line %d\n" % len(self._asked)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(word)
+        self._asked.append(word)
+        answer = f"{len(self._asked)} {word.decode().strip()} {self._hash}\n"
+        assert process.stdout.readline().decode() == answer
+
+    def begin(self) -> None:
+        """Have it moved."""
+        command = ("mlaunch", "migrate", str(self.pid), self.target)
+        self._move = self.cluster.home.popen(command)
+
+    def moved(self, timeout: float = 60) -> tuple[int, str]:
+        """Return the exit status of `mlaunch migrate`, and what it said."""
+        assert self._move is not None
+        with self._move as move:
+            said = b"".join(move.communicate(timeout=timeout))
+            return move.wait(), said.decode()
+
+    def copies(self, *hosts: Host) -> list[str]:
+        """Return the nodes, of these or all, on which a process of this program is."""
+        return [
+            host.name
+            for host in hosts or self.cluster.nodes
+            for _, line in host.processes("alice")
+            if line.endswith(self.mark)
+        ]
+
+    def is_frozen(self) -> bool:
+        """Tell whether it stands still on its source."""
+        return "t" in self._states(self.cluster.node(self.source))
+
+    def _states(self, host: Host) -> str:
+        argv = ("sh", "-c", LOOK, "sh", self.mark)
+        return host.run(argv, user="root").stdout.decode()
+
+    def assert_lives_on(self, node: str) -> None:
+        """Fail unless it runs on that node, and there alone, and has the right result."""
+        self.ask()
+        wait_until(lambda: self.copies() == [node], 40, f"one copy, on {node}: {self.copies()}")
+        assert self._states(self.cluster.node(node)).strip() != "t"
+        self.ask()
+        _, said = self.process.communicate(timeout=30)
+        assert (self.process.returncode, said) == (0, b"")
+        self.process.close()
+        log = self.cluster.home.read(f"/home/alice/log-{self.number}")
+        assert log == b"".join(self._asked)
+
+    def assert_gone(self) -> None:
+        """Fail unless no copy is left."""
+        wait_until(lambda: not self.copies(), 40, "no copy is left")
+
+    def assert_lost(self, node: str) -> None:
+        """Fail unless mrun has ended with 125 and one line that names the node."""
+        _, said = self.process.communicate(timeout=30)
+        assert self.process.returncode == 125, said
+        assert said.startswith(b"mrun: "), said
+        assert node.encode() in said
+        assert said.count(b"\n") == 1
+        self.process.close()
+
+
+def pid_of(host: Host, words: str) -> int:
+    """Return the pid of a process of ours at home, by how it is called."""
+    (pid,) = [pid for pid, line in host.processes("alice") if line.strip().startswith(words)]
+    return pid
+
+
+@contextlib.contextmanager
+def stopped(host: Host, *pids: int) -> Iterator[None]:
+    """Have processes stand still meanwhile."""
+    numbers = [str(pid) for pid in pids]
+    host.run(("kill", f"-{signal.SIGSTOP.value}", *numbers), check=True)
+    try:
+        yield
+    finally:
+        host.run(("kill", f"-{signal.SIGCONT.value}", *numbers))
+
+
+def descriptors(host: Host, pid: int) -> int:
+    """Return how many a process has."""
+    argv = ("sh", "-c", f"ls /proc/{pid}/fd | wc -l")
+    return int(host.run(argv, user="root", check=True).stdout)
