@@ -26,6 +26,7 @@ _OPTION = re.compile(r" {2}(?:-(\w), | {4})(--[\w-]+)(?: (\S+))? {2,}(.*)")
 # What values are called there.
 NODE = "NAME"
 NODES = "NAME[,...]"
+MINUTES = "MINUTES"
 
 _BASH = r"""
 _mrun_nodes() {
@@ -178,7 +179,12 @@ def _pattern(value: str) -> str:
 
 
 def _zsh() -> str:
-    actions = {"": "", NODE: ":node:_mrun_nodes", NODES: ":nodes:_mrun_node_list"}
+    actions = {
+        "": "",
+        MINUTES: ":minutes:",
+        NODE: ":node:_mrun_nodes",
+        NODES: ":nodes:_mrun_node_list",
+    }
     lines = []
     for letter, name, value, text in options():
         text = re.sub(r"([\\\[\]:])", r"\\\1", text).replace("'", r"'\''")
@@ -194,6 +200,7 @@ def _zsh() -> str:
 def _fish() -> str:
     kinds = {
         "": "",
+        MINUTES: " -x",
         NODE: " -x -a '(__mrun_nodes)'",
         NODES: " -x -a '(__fish_append , (__mrun_nodes))'",
     }

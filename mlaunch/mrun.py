@@ -33,9 +33,8 @@ stays at home, and each of those is placed on its own: mrun make -j8 spreads a b
       --only NAME[,...]  consider these nodes only
       --stay             no automatic migration
       --recover FILE     go on from a checkpoint, which mlaunch checkpoint has written
-      --checkpoint-every MINUTES
-                         write a checkpoint of PROGRAM so often; it goes on from the last
-                         if its node is lost and nothing speaks against it
+      --checkpoint-every MINUTES  write a checkpoint of PROGRAM so often;
+                         if its node is lost it goes on from the last, where that is sound
       --no-fallback      exit with 125 rather than run at home for want of a node
       --stats FILE       write a receipt of the run as JSON when done
       --trace FILE       write the story of the run when done: what ran where and when,

@@ -131,6 +131,25 @@ def test_what_had_been_sent_to_it_is_in_its_checkpoint(home: Host) -> None:
     assert found.stdout == b"%d\n" % (sum(range(1000)) + 3)
 
 
+def test_a_lock_is_taken_again(home: Host) -> None:
+    script = """
+import fcntl, os, time
+file = open("out", "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("ready", flush=True)
+while not os.path.exists("go"):
+    time.sleep(0.1)
+"""
+    with Running(home, *on("n1"), "/usr/bin/python3", "-c", script) as process:
+        said(home, "checkpoint", only(ps(home))["pid"], "image")
+        kill(home, process)
+    assert home.run(("flock", "-n", "out", "true")).returncode == 0
+    with home.popen((*on("n2"), "--recover", "image")) as process:
+        wait_until(lambda: home.run(("flock", "-n", "out", "true")).returncode == 1, 60)
+        home.run(("touch", "go"), check=True)
+        assert process.wait(60) == 0
+
+
 def test_it_is_recovered_only_with_its_files_as_they_were(home: Host) -> None:
     home.run(("sh", "-c", "seq 1 200000 > input"), check=True)
     reader = 'BEGIN { getline < "input"; print "ready"; fflush(); while (1) i++ }'

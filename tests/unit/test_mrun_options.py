@@ -37,13 +37,19 @@ def test_a_node_is_given_in_every_usual_way(words: list[str]) -> None:
 
 def test_all_options_at_once() -> None:
     words = ["--only", "a,b", "--only=c", "--stay", "--no-fallback", "--stats", "f", "--verbose"]
-    words += ["--trace=g", "--progress"]
+    words += ["--trace=g", "--progress", "--checkpoint-every", "0.5"]
     options = parse([*words, "p", ""])
     assert options.only == ["a", "b", "c"]
     assert not options.fallback
     assert (options.stats, options.trace, options.progress) == ("f", "g", True)
     assert options.verbose
+    assert options.checkpoint_s == 30
     assert options.argv == [b"p", b""]
+
+
+def test_a_checkpoint_stands_in_the_place_of_a_program() -> None:
+    options = parse(["-v", "--recover", "image"])
+    assert (options.recover, options.argv) == ("image", [])
 
 
 def test_words_need_not_be_text() -> None:
@@ -63,6 +69,10 @@ def test_words_need_not_be_text() -> None:
         (["--stats"], "option --stats needs a value"),
         (["--node=", "true"], "option --node: the name is empty"),
         (["--trace=", "true"], "option --trace: the name is empty"),
+        (["--recover=", "-v"], "option --recover: the name is empty"),
+        (["--recover", "f", "x"], "option --recover takes no program: the checkpoint has one"),
+        (["--checkpoint-every", "0", "x"], "option --checkpoint-every: 0 is no number of minutes"),
+        (["--checkpoint-every=x", "x"], "option --checkpoint-every: x is no number of minutes"),
         (["--only", "a,,b", "true"], "option --only: a name is empty"),
         (["--stay=yes", "true"], "option --stay takes no value"),
     ],

@@ -265,6 +265,10 @@ class FileService:
         inodes = self.effects.since(body)
         return None if inodes is None else [(inode.dev, inode.ino) for inode in inodes]
 
+    def is_without_effect(self, body: int) -> bool:
+        """Tell whether a body, which may live on, has left nothing that could be noticed."""
+        return self.effects.has_none(body)
+
     def reading(self) -> tuple[bytes, int, int] | None:
         """Return the file that the node read last: its name, up to where, its size."""
         last = self._last_read

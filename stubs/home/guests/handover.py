@@ -59,6 +59,12 @@ if TYPE_CHECKING:
         def is_unseen(self, body: int) -> bool:
             """Tell whether a body that is lost changed no file but those that it made itself."""
 
+        def note_checkpoint(self, body: int) -> None:
+            """Take note that a body can be had again as it is now."""
+
+        def since_checkpoint(self, body: int) -> list[tuple[int, int]] | None:
+            """Return (device, inode) of all that it wrote to since; None: it did other things."""
+
         def lend_locks(self, body: int) -> list[tuple[int, int, int]]:
             """Return what a body has locked: flock, pid, and a descriptor that has the lock."""
 
