@@ -19,9 +19,6 @@ with open("text", "w") as file:
         file.write(" ".join(random.choices(words, k=6)) + "\n")
 PYTHON
 head -c 4000000 text > short
-hash=$(openssl passwd -1 -salt abcdefgh word104321)
-echo "alice:$hash:1:1::/:/bin/sh" > hashes
-seq -f word%06.f 150000 > words
 python3 - <<'PYTHON'
 import math, random, struct
 random.seed(2)
@@ -314,9 +311,6 @@ class Program:
         return [line for line in lines if not self.drop or not re.search(self.drop, line)]
 
 
-# It keeps what it has found in its user's home directory.
-_JOHN = "$MRUN env HOME=$PWD OMP_NUM_THREADS=2 /usr/sbin/john"
-
 PROGRAMS = (
     Program("gzip-file", "$MRUN gzip -9 < ../text > out.gz"),
     Program("gzip-pipe", "cat ../text | $MRUN gzip -9 | sha256sum"),
@@ -328,8 +322,6 @@ PROGRAMS = (
     Program("python-heap", "PYTHONHASHSEED=1 $MRUN python3 ../heap.py"),
     Program("python-shared", "$MRUN python3 ../shared.py"),
     Program("python-async", "$MRUN python3 ../async.py"),
-    Program("john-fork", f"{_JOHN} --fork=2 --wordlist=../words ../hashes", ".*", (".log",)),
-    Program("john-threads", f"{_JOHN} --wordlist=../words ../hashes", ".*", (".log",)),
     Program(
         "flac",
         "$MRUN flac -s -8 -p -e --force-raw-format --endian=little --sign=signed "

@@ -13,7 +13,6 @@ from tests.programs.moving import BUILD, INPUTS, PROGRAMS, SOURCES, Program
 from tests.programs.nodes import on
 from tests.programs.test_balancing import bed, refused, said
 from tests.programs.test_observing import Row, only, ps, row_when
-from tests.programs.test_terminal import Screen
 
 __all__ = ["bed"]
 
@@ -124,34 +123,6 @@ def test_a_loop_leaves_home_by_itself_and_moves_on(bed: Cluster, inputs: str, lo
             row_when(home, lambda found: found["node"] != row["node"], row["pid"])
             others.send_signal(9, group=True)
         process.send_signal(9, group=True)
-
-
-def test_keys_typed_at_an_editor_that_moves_are_not_lost(bed: Cluster, work: str) -> None:
-    home = bed.home
-    screen = Screen(home, work)
-    try:
-        screen.enter(f"{' '.join(on('n1'))} vim -u NONE -N text")
-        screen.wait_for(r'"text" \[New\].*')
-        screen.type("i")
-        pid = only(ps(home))["pid"]
-        typed = ""
-        for place in WAY:
-            with home.popen(("mlaunch", "migrate", str(pid), place)) as moving:
-                for _ in range(5):
-                    word = f"w{len(typed)}"
-                    screen.tmux("send-keys", "-l", f"{word} ")
-                    typed += f"{word} "
-                said_of_it = moving.communicate(timeout=60)
-                assert said_of_it[0].startswith(f"moved {pid} (".encode()), said_of_it
-            screen.type("Enter")
-            typed += "\n"
-        screen.type("Escape")
-        screen.enter(":wq")
-        screen.wait_for(r".*\$")
-        assert screen.status() == "0"
-        assert home.read(f"{work}/text").decode().split() == typed.split()
-    finally:
-        screen.close()
 
 
 UNMOVABLE = {
