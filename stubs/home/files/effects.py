@@ -104,9 +104,9 @@ class Effects:
             del self._families[next(iter(self._families))]
         self._families[pid] = body
 
-    def is_of(self, pid: int, body: int) -> bool:
-        """Tell whether a process on the node is one of that body, as far as is known."""
-        return pid == body or self._families.get(pid) == body
+    def body_of(self, pid: int) -> int:
+        """Return the body that a process on the node belongs to; 0: to none that is known."""
+        return pid if pid in self._bodies else self._families.get(pid, 0)
 
     def is_unseen(self, body: int) -> bool:
         """Tell whether nobody could have noticed what a body did."""
@@ -153,7 +153,7 @@ class Effects:
     def after(self, message: Message, victim: Inode | None) -> None:
         """Take note of a change that has been made; `victim` as `before` returned it."""
         pid: int = message.pid  # type: ignore[attr-defined]  # all CHANGES have it
-        body = pid if pid in self._bodies else self._families.get(pid, 0)
+        body = self.body_of(pid)
         traces = self._bodies.get(body)
         if traces is None:
             for each in self._bodies.values():

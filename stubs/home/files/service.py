@@ -213,7 +213,7 @@ class FileService:
 
     def lend_locks(self, body: int) -> list[tuple[int, int, int]]:
         """Return what a body has locked, see Locks.lend."""
-        return self._locks.lend(lambda pid: self.effects.is_of(pid, body))
+        return self._locks.lend(lambda pid: self.effects.body_of(pid) == body)
 
     def take_lock(self, body: int, flock: int, pid: int, fd: int) -> int:
         """Take over a lock that a body brings; returns the inode, adopted. OSError as `adopt`."""
@@ -264,10 +264,6 @@ class FileService:
         """
         inodes = self.effects.since(body)
         return None if inodes is None else [(inode.dev, inode.ino) for inode in inodes]
-
-    def is_without_effect(self, body: int) -> bool:
-        """Tell whether a body, which may live on, has left nothing that could be noticed."""
-        return self.effects.has_none(body)
 
     def reading(self) -> tuple[bytes, int, int] | None:
         """Return the file that the node read last: its name, up to where, its size."""

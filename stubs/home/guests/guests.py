@@ -168,14 +168,6 @@ class Guests:
         files = self._files.since_checkpoint(guest.pid)
         return None if files is None else [number for pair in files for number in pair]
 
-    def is_without_effect(self, guest: Guest) -> bool:
-        """Tell whether a body that leaves for another node could be started again, lost there.
-
-        What it made here stays, so it must have made nothing: nobody undoes that from there.
-        """
-        unused = all(self._streams.passed(number) == n for number, n in guest.passed.items())
-        return not guest.seen and unused and self._files.is_without_effect(guest.pid)
-
     def measure(self, then: Callable[[list[Usage]], None]) -> None:
         """Ask the node what its guests use; `then` gets what it says of those that there are."""
 

@@ -71,12 +71,6 @@ if TYPE_CHECKING:
         def take_lock(self, body: int, flock: int, pid: int, fd: int) -> int:
             """Take over such a lock; returns the inode, adopted. OSError as `adopt`."""
 
-        def note_checkpoint(self, body: int) -> None:
-            """Take note that a body can be had again as it is now."""
-
-        def since_checkpoint(self, body: int) -> list[tuple[int, int]] | None:
-            """Return (device, inode) of all that it wrote to since; None: it did other things."""
-
         def lend(self, number: int) -> int:
             """Return a descriptor of our own for an inode of the node's, with O_PATH; OSError."""
 
