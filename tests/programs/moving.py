@@ -51,7 +51,7 @@ import multiprocessing as mp
 from multiprocessing import shared_memory
 def work(name, lock, queue, part):
     memory = shared_memory.SharedMemory(name)
-    for i in range(2000000):
+    for i in range(4500000):
         memory.buf[part] = (memory.buf[part] * 5 + part + i) % 251
         if i % 1000 == 0:
             with lock:
@@ -100,7 +100,7 @@ asyncio.run(main())
 
 PERL = r"""
 my %seen; my $n = 7; my $sum = 0;
-for my $i (1 .. 5_000_000) {
+for my $i (1 .. 11_000_000) {
     $n = ($n * 1103515245 + 12345) % 2147483648;
     $seen{$n % 50021} .= "x" unless $i % 9;
     $sum = ($sum + $n) % 1000003;
@@ -194,7 +194,7 @@ public class Sums {
             parts.add(pool.submit(() -> {
                 HashMap<Long, String> kept = new HashMap<>();
                 long n = seed;
-                for (int i = 0; i < 500000000; i++) {
+                for (int i = 0; i < 900000000; i++) {
                     n = n * 6364136223846793005L + 1442695040888963407L;
                     if (i % 256 == 0) kept.put(n >>> 50, Long.toHexString(n));
                 }
