@@ -11,8 +11,9 @@ from tests.cluster import Cluster, Host
 from tests.cluster.waiting import wait_until
 from tests.programs.moving import BUILD, INPUTS, PROGRAMS, SOURCES, Program
 from tests.programs.nodes import on
-from tests.programs.test_balancing import bed, said
+from tests.programs.test_balancing import bed, refused, said
 from tests.programs.test_observing import Row, only, ps, row_when
+from tests.programs.test_terminal import Screen
 
 __all__ = ["bed"]
 
@@ -123,3 +124,67 @@ def test_a_loop_leaves_home_by_itself_and_moves_on(bed: Cluster, inputs: str, lo
             row_when(home, lambda found: found["node"] != row["node"], row["pid"])
             others.send_signal(9, group=True)
         process.send_signal(9, group=True)
+
+
+def test_keys_typed_at_an_editor_that_moves_are_not_lost(bed: Cluster, work: str) -> None:
+    home = bed.home
+    screen = Screen(home, work)
+    try:
+        screen.enter(f"{' '.join(on('n1'))} vim -u NONE -N text")
+        screen.wait_for(r'"text" \[New\].*')
+        screen.type("i")
+        pid = only(ps(home))["pid"]
+        typed = ""
+        for place in WAY:
+            with home.popen(("mlaunch", "migrate", str(pid), place)) as moving:
+                for _ in range(5):
+                    word = f"w{len(typed)}"
+                    screen.tmux("send-keys", "-l", f"{word} ")
+                    typed += f"{word} "
+                said_of_it = moving.communicate(timeout=60)
+                assert said_of_it[0].startswith(f"moved {pid} (".encode()), said_of_it
+            screen.type("Enter")
+            typed += "\n"
+        screen.type("Escape")
+        screen.enter(":wq")
+        screen.wait_for(r".*\$")
+        assert screen.status() == "0"
+        assert home.read(f"{work}/text").decode().split() == typed.split()
+    finally:
+        screen.close()
+
+
+UNMOVABLE = {
+    "network": (
+        "import socket; s = socket.create_server(('127.0.0.1', 0))",
+        "has a network socket open",
+    ),
+    "seccomp": (
+        "import ctypes; c = ctypes.CDLL(None); c.prctl(38, 1, 0, 0, 0)\n"
+        "code = (ctypes.c_uint64 * 1)(0x7FFF000000000006)\n"
+        "class P(ctypes.Structure): _fields_ = [('n', ctypes.c_ushort), ('p', ctypes.c_void_p)]\n"
+        "assert c.prctl(22, 2, ctypes.byref(P(1, ctypes.addressof(code)))) == 0",
+        "filters its system calls",
+    ),
+    "locked": (
+        "import ctypes, mmap; m = mmap.mmap(-1, 8192)\n"
+        "assert ctypes.CDLL(None).mlock(ctypes.byref(ctypes.c_char.from_buffer(m)), 8192) == 0",
+        "has memory that is locked",
+    ),
+}
+
+
+@pytest.mark.parametrize("thing", UNMOVABLE)
+def test_what_cannot_move_is_refused_and_goes_on(bed: Cluster, thing: str) -> None:
+    home = bed.home
+    make, sentence = UNMOVABLE[thing]
+    source = f"{make}\nprint('ready', flush=True)\nprint(int(input()) + 1)"
+    words = (*on("n1"), "python3", "-c", source)
+    with home.popen(words, stdin=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        pid = only(ps(home))["pid"]
+        for place in ("n2", "home"):
+            assert sentence in refused(home, "migrate", pid, place)
+        assert process.communicate(b"41\n", timeout=30)[0] == b"42\n"
+        assert process.wait(30) == 0
