@@ -120,6 +120,9 @@ def freeze(
     `outside` and `inherited` as in stubs.migration.source.
     """
     agent = Agent(sock, [Drain, Depart, Resume])
+    reasons = why_not(pids, outside)
+    if reasons:
+        agent.fail(_EBUSY, reasons[0].sentence)
     try:
         source = Source(pids, outside, inherited)
         if lively:

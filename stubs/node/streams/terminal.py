@@ -123,7 +123,7 @@ class Terminal:
             group = count(self._master, TIOCGPGRP)
         except OSError:
             group = 0
-        return max(group, 0), tcgets2(self._slave)
+        return _inside(group), tcgets2(self._slave)
 
     def take_typed(self) -> bytes:
         """Take what has been typed and not been read; `put_back` has it read here after all.
@@ -233,3 +233,13 @@ def _open_master(pts: int, index: int) -> int:
     finally:
         for fd in tried:
             os.close(fd)
+
+
+def _inside(group: int) -> int:
+    """Return a process group as its capsule numbers it; 0: its leader is gone."""
+    try:
+        with open(f"/proc/{group}/status") as file:
+            rows = [line.split() for line in file if line.startswith("NSpid:")]
+    except OSError:
+        return 0
+    return int(rows[0][-1]) if rows else 0
