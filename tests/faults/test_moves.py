@@ -50,7 +50,8 @@ def begin(cluster: Cluster) -> Journey:
     journey.ask()
     cluster.node("n2").set_link(mbit=SLOW)
     journey.begin()
-    wait_until(journey.is_frozen, 60, "it stands still")
+    # More than once: it also stops for moments while it is sent as it runs.
+    wait_until(lambda: all(journey.is_frozen() for _ in range(5)), 60, "it stands still")
     return journey
 
 
@@ -112,12 +113,13 @@ def test_what_is_killed_as_it_moves_is_nowhere(pair: Cluster, victim: str) -> No
         now = census(home)
         return {pid: now[pid].descriptors for pid in links}
 
-    wait_until(lambda: held() == before, 20, f"links hold what they held: {before}, {held()}")
+    what = f"links hold no more than before: {before}, {held()}"
+    wait_until(lambda: all(now <= before[pid] for pid, now in held().items()), 20, what)
 
 
 def test_a_command_that_is_interrupted_is_not_what_moves(pair: Cluster) -> None:
     journey = begin(pair)
-    assert journey.interrupt() == -signal.SIGINT
+    assert journey.interrupt() == 128 + signal.SIGINT
     pair.repair()
     wait_until(lambda: journey.copies(pair.node("n2")), 60, "it has moved all the same")
     journey.assert_lives_on("n2")
@@ -191,7 +193,8 @@ def test_what_nobody_reads_keeps_a_program_from_moving_but_not_from_ending(pair:
         assert moved.returncode
         assert b"does not take what it has written" in moved.stderr
         process.terminate()
-        assert process.wait(20) == -signal.SIGTERM
+        process.communicate(timeout=20)
+        assert process.returncode == -signal.SIGTERM
 
 
 def _sleeps(host: Host, name: str) -> bool:

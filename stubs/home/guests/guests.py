@@ -357,6 +357,7 @@ class Guests:
         self._telling.add(guest)
         self._files.settle()
         if guest.left or guest.arriving:
+            self._moving.cut_short(guest)
             tell()  # what it wrote is held, and mrun's
         else:
             self._when_written(guest, tell)

@@ -352,6 +352,12 @@ class Moving:
         if incoming is not None:
             incoming.taken(message.bytes)
 
+    def cut_short(self, guest: Guest) -> None:
+        """Note that no more will come of its image: it has ended as it stood still."""
+        outgoing = self._outgoing.get(guest.pid)
+        if outgoing is not None:
+            outgoing.put(b"")
+
     def forget(self, guest: Guest) -> None:
         """Let go of the image of a guest; a second time is harmless."""
         outgoing = self._outgoing.pop(guest.pid, None)
