@@ -12,6 +12,7 @@ import stat
 from stubs.abi.pidfd import pidfd_getfd, pidfd_open
 from stubs.migration import keys
 from stubs.migration.pipes import content_of_end
+from stubs.migration.proc import read_stat
 from stubs.migration.sockets import peek
 
 
@@ -22,6 +23,8 @@ def unread(pids: list[int], outside: dict[bytes, int]) -> dict[int, bytes]:
     """
     found: dict[int, bytes] = {}
     for pid in pids:
+        if read_stat(pid).state in "ZX":
+            continue  # it has no descriptors any more, and its table may not be looked into
         pidfd = pidfd_open(pid)
         try:
             for name in os.listdir(f"/proc/{pid}/fd"):

@@ -225,7 +225,7 @@ struct shared { sem_t turn[N]; uint64_t sums[N], chain, cells[1 << 16]; } *all;
 static int self;
 static void *crunch(void *unused) {
     uint64_t x = self + 1;
-    for (long i = 0; i < 220000000; i++) x = x * 6364136223846793005u + 1442695040888963407u;
+    for (long i = 0; i < 600000000; i++) x = x * 6364136223846793005u + 1442695040888963407u;
     all->sums[self] = x;
     return NULL;
 }
@@ -261,7 +261,7 @@ LOOP_C = "int main(void) { for (volatile long i = 0;; i++); }"
 CHILDREN_SH = r"""
 total=0
 trap 'total=$((total + 1000))' USR1
-for i in $(seq 25); do
+for i in $(seq 40); do
     n=$(seq $((i * 2000)) | tr 1 2 | sort -n | md5sum | tr -dc 0-9 | cut -c 1-6)
     (sleep 0.05; exit $((i % 7))) &
     perl -e '$x += $_ for 1 .. 400_000; print "$x\n"' > part
