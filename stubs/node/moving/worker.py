@@ -18,6 +18,7 @@ from stubs.migration.errors import RestoreError
 from stubs.migration.reasons import Unmovable
 from stubs.migration.restore import Restored, receive_head
 from stubs.migration.source import Source
+from stubs.migration.tracee import CallFailedError, TraceeGoneError
 from stubs.migration.unread import unread
 from stubs.migration.whynot import why_not
 from stubs.node.capsule.body import BY_ID, open_by_id
@@ -134,13 +135,13 @@ def freeze(
         source.freeze()
     except Unmovable as error:
         agent.fail(_EBUSY, str(error))
-    except OSError as error:
-        agent.fail(error.errno or _EINVAL, f"it cannot be frozen: {error}")
+    except (OSError, TraceeGoneError, CallFailedError) as error:
+        agent.fail(getattr(error, "errno", 0) or _EINVAL, f"it cannot be frozen: {error}")
     try:
         agent.tell(Stood(source.pids[0], source.frozen_us, source.cpu_us, source.orphans))
         message, _ = agent.next()
         if isinstance(message, Drain):
-            left = unread(source.pids, outside)
+            left = _unread(agent, source, outside)
             agent.tell(Unread(list(left), list(left.values())))
             _send(source, image)
             message, _ = agent.next()
@@ -153,6 +154,15 @@ def freeze(
     else:
         source.kill()
     agent.done()
+
+
+def _unread(agent: Agent, source: Source, outside: dict[bytes, int]) -> dict[int, bytes]:
+    """Return what has come for the tree and was not read; if that fails it goes on here."""
+    try:
+        return unread(source.pids, outside)
+    except OSError as error:
+        source.thaw()
+        agent.fail(error.errno or _EINVAL, f"what it has yet to read cannot be copied: {error}")
 
 
 def _send(source: Source, image: socket.socket) -> None:
