@@ -1,5 +1,6 @@
 """What test_moving_files moves: how it is set up, and what must still be so afterwards."""
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -376,6 +377,8 @@ def make_memfds() -> None:
     fcntl.fcntl(10, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     at(11, os.open("/proc/self/fd/10", os.O_RDONLY))
     at(12, os.memfd_create("second"))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink("/dev/shm/mlaunch-files")  # of a run that was cut short
     at(13, os.open("/dev/shm/mlaunch-files", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640))
     os.ftruncate(13, 5000)
     at(14, os.open("/dev/shm/mlaunch-gone", os.O_RDWR | os.O_CREAT | os.O_EXCL))

@@ -264,7 +264,7 @@ def checkpoints(home: Host) -> list[str]:
 
 def test_a_program_outlives_its_nodes(frail: Cluster) -> None:
     home = frail.home
-    words = sums(4000)
+    words = sums(30000)
     told, written = native(home, words)
     options = ("-v", "--stay", "--no-fallback", "--only", "n1,n2", "--checkpoint-every", "0.02")
     with Running(home, "mrun", *options, *words) as process:
