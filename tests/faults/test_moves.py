@@ -181,6 +181,35 @@ def test_bytes_on_their_way_through_a_program_are_neither_lost_nor_doubled(pair:
     home.run(("cmp", "numbers", "out"), check=True)
 
 
+# Writes to all of a large memory until there is a file, and only then reads what it is sent.
+BUSY = """
+import hashlib, os, sys
+memory = bytearray(24 << 20)
+print(os.getpid(), flush=True)
+while not os.path.exists("go"):
+    memory[:] = os.urandom(len(memory))
+for fd in range(3, 11):
+    print(hashlib.sha256(open(fd, "rb").read()).hexdigest())
+"""
+
+
+def test_much_that_is_unread_goes_along_with_a_large_program(pair: Cluster) -> None:
+    # Neither fits what lies between worker, agent and home: each has to pass while the other waits.
+    home = pair.home
+    home.run(("sh", "-c", "rm -f go; seq 300000 > numbers"), check=True)
+    wanted = home.run(("sha256sum", "numbers"), check=True).stdout.split()[0]
+    pipes = " ".join(f"{fd}< <(cat numbers)" for fd in range(3, 11))
+    script = f"exec {' '.join(on('n1'))} --stay python3 -c '{BUSY}' {pipes}"
+    with home.popen(("bash", "-c", script)) as process:
+        assert process.stdout is not None
+        pid = process.stdout.readline().decode().strip()
+        for name in ("n2", "n1", "n2"):
+            home.run(("mlaunch", "migrate", pid, name), check=True)
+        home.run(("touch", "go"), check=True)
+        output, said = process.communicate(timeout=60)
+        assert (process.returncode, output.split(), said) == (0, [wanted] * 8, b"")
+
+
 def test_what_nobody_reads_keeps_a_program_from_moving_but_not_from_ending(pair: Cluster) -> None:
     home = pair.home
     script = "import os\nprint(os.getpid(), flush=True)\nwhile True: os.write(1, bytes(65536))"

@@ -313,7 +313,9 @@ class Program:
 
 PROGRAMS = (
     Program("gzip-file", "$MRUN gzip -9 < ../text > out.gz"),
+    Program("gzip-pipe", "cat ../text | $MRUN gzip -9 | sha256sum"),
     Program("xz-file", "cp ../short .; $MRUN xz -6 -k short"),
+    Program("xz-pipe", "cat ../short | $MRUN xz -6 | sha256sum"),
     Program(
         "sort", "mkdir t; $MRUN sort -S 2M -T t --parallel=2 -k 3 -k 1 ../text -o sorted; ls t"
     ),

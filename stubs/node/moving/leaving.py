@@ -242,10 +242,9 @@ class Departures:
         )
 
     def _park(self, leaving: Leaving, unread: dict[int, bytes]) -> None:
-        stood = leaving.stood
-        if stood is None or not leaving.tag or not leaving.guest.standing:
-            return
-        guest = leaving.guest
+        stood, guest = leaving.stood, leaving.guest
+        if self._leaving.get(guest.spawn.body) is not leaving or stood is None or not leaving.tag:
+            return  # it goes on here: that it is parked must not be said any more
         streams = [key for key in unread if keys.is_stream(key)]
         terminal = guest.session.terminal
         foreground, termios, typed = 0, b"", b""

@@ -86,9 +86,9 @@ class Agent:
         return self._came.pop(0)
 
     def tell(self, message: Message) -> None:
-        """Post a message, at once."""
+        """Post a message, and see all of it sent: what is done next may wait for its effect."""
         self.endpoint.post(message)
-        self.endpoint.flush()
+        self._flush()
 
     def ask(self, message: Message, fds: list[int]) -> Message:
         """Return the reply to a request."""
@@ -101,15 +101,17 @@ class Agent:
     def done(self) -> None:
         """Answer the last request, and see it sent."""
         self.endpoint.reply(self.tag, Done())
-        while self.endpoint.backlog and not self._lost:
-            self._loop.turn()
+        self._flush()
 
     def fail(self, number: int, text: str) -> NoReturn:
         """Say why it cannot be done, and end."""
-        self.endpoint.post(Error(number, text.encode(errors="surrogateescape")))
+        self.tell(Error(number, text.encode(errors="surrogateescape")))
+        raise Ended
+
+    def _flush(self) -> None:
+        self.endpoint.flush()
         while self.endpoint.backlog and not self._lost:
             self._loop.turn()
-        raise Ended
 
 
 def freeze(
