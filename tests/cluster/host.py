@@ -8,10 +8,21 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from tests.cluster.cgroup import Cgroup
 from tests.cluster.process import ANSWER_TIMEOUT, MAX_PACKET, HostError, Process, Stream
 from tests.cluster.spec import ClusterSpec, HostSpec
+
+
+class Seen(NamedTuple):
+    """A process of a host, as the machine sees it: its pid in the host, and on the machine."""
+
+    pid: int
+    outer: int
+    words: str
+    state: str  # the letter of proc(5)
+    tracer: int  # on the machine; 0: not traced
 
 
 class Host:
@@ -123,6 +134,10 @@ class Host:
 
         Pid 1 is left out: it is the test cluster's. Also works while the host is frozen.
         """
+        return sorted((each.pid, each.words) for each in self.look(user))
+
+    def look(self, user: str | None = None) -> list[Seen]:
+        """Return what can be seen of `processes` from outside, at the cost of nothing inside."""
         uid = None if user is None else {"root": 0, **self.spec.users}[user]
         found = []
         for pid in self._cgroup.processes():
@@ -137,8 +152,10 @@ class Host:
                 continue
             inside = int(status["NSpid"].split()[1])
             if inside != 1 and uid in (None, int(status["Uid"].split()[0])):
-                found.append((inside, os.fsdecode(words) or f"[{status['Name']}]"))
-        return sorted(found)
+                text = os.fsdecode(words) or f"[{status['Name']}]"
+                tracer = int(status["TracerPid"])
+                found.append(Seen(inside, pid, text, status["State"][0], tracer))
+        return found
 
     def mounts(self) -> list[tuple[str, str]]:
         """Return (file system type, mount point) of all mounts that everyone on the host sees."""

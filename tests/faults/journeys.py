@@ -32,14 +32,6 @@ while True:
     print(done, line.decode().strip(), hashlib.sha256(heap).hexdigest(), flush=True)
 """
 
-# Prints the states of the processes whose command lines end as told.
-LOOK = """
-for p in /proc/[0-9]*; do
-    tr "\\0" " " < $p/cmdline | grep -q "$1 $" && cut -d" " -f3 $p/stat
-done 2>&-
-true
-"""
-
 _numbers = itertools.count(1)
 _made: list["Journey"] = []
 
@@ -116,17 +108,17 @@ class Journey:
 
     def is_frozen(self) -> bool:
         """Tell whether it stands still on its source."""
-        return "t" in self._states(self.cluster.node(self.source))
+        return "t" in self._states(self.source)
 
-    def _states(self, host: Host) -> str:
-        argv = ("sh", "-c", LOOK, "sh", self.mark)
-        return host.run(argv, user="root").stdout.decode()
+    def _states(self, node: str) -> list[str]:
+        seen = self.cluster.node(node).look("alice")
+        return [each.state for each in seen if each.words.endswith(self.mark)]
 
     def assert_lives_on(self, node: str) -> None:
         """Fail unless it runs on that node, and there alone, and has the right result."""
         self.ask()
         wait_until(lambda: self.copies() == [node], 40, f"one copy, on {node}: {self.copies()}")
-        assert self._states(self.cluster.node(node)).strip() != "t"
+        assert "t" not in self._states(node)
         self.ask()
         _, said = self.process.communicate(timeout=30)
         assert (self.process.returncode, said) == (0, b"")
