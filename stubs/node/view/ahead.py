@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from stubs.node.view.handler import Handler
 from stubs.node.view.shelf import HASH_BYTES
 from stubs.wire.errors import RemoteProtocolError
 from stubs.wire.messages import Coming, Contents, Lacking, Listing, Names, Offered, Trace, Traced
@@ -23,12 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from stubs.link.loop import Loop
-    from stubs.node.view.inodes import Inodes, Node
+    from stubs.node.view.handler import Core
+    from stubs.node.view.inodes import Node
     from stubs.node.view.library import Library, Sought
     from stubs.node.view.reading import Reading
     from stubs.node.view.snapshots import Snapshots
-    from stubs.node.view.uplink import Uplink
     from stubs.wire.codec import Message
 
 # Reads are noted in units of this size: the kernel's own largest one.
@@ -65,24 +65,16 @@ class Notes:
         return found
 
 
-class Ahead:
+class Ahead(Handler):
     """Takes in what home sends unasked."""
 
     def __init__(
-        self,
-        loop: Loop,
-        uplink: Uplink,
-        inodes: Inodes,
-        snapshots: Snapshots,
-        reading: Reading,
-        library: Library,
+        self, core: Core, snapshots: Snapshots, reading: Reading, library: Library
     ) -> None:
         """Begin with nothing expected and nothing noted."""
-        self._loop = loop
+        super().__init__(core)
         self._library = library
         self._lacking: list[int] = []  # to be told as ids, offsets and lengths
-        self._uplink = uplink
-        self._inodes = inodes
         self._snapshots = snapshots
         self._reading = reading
         self._notes: dict[int, Notes] = {}

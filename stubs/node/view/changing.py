@@ -11,6 +11,7 @@ import errno
 
 from stubs.abi import fuse
 from stubs.node.view.fuse import BODY
+from stubs.node.view.handler import Handler
 from stubs.node.view.opening import OPENED, Opening
 from stubs.wire.messages import (
     Attrs,
@@ -42,12 +43,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stubs.node.view.directories import Directories
-    from stubs.node.view.fuse import Device
-    from stubs.node.view.inodes import Inodes, Node
+    from stubs.node.view.handler import Core
+    from stubs.node.view.inodes import Node
     from stubs.node.view.posting import Posting
     from stubs.node.view.reading import Reading
-    from stubs.node.view.temporaries import Temporaries
-    from stubs.node.view.uplink import Uplink
     from stubs.wire.codec import Message
 
 RENAME_EXCHANGE = 2
@@ -70,37 +69,31 @@ _TOLD = (
 _PRIVATE_XATTRS = (b"security.", b"system.", b"trusted.")
 
 
-class Changing:
+class Changing(Handler):
     """Answers what changes home's files otherwise than by WRITE."""
 
     def __init__(
         self,
-        device: Device,
-        uplink: Uplink,
-        inodes: Inodes,
+        core: Core,
         directories: Directories,
         opening: Opening,
         reading: Reading,
         posting: Posting,
-        temporaries: Temporaries,
     ) -> None:
         """Take over the opcodes of changes."""
-        self._device = device
-        self._uplink = uplink
-        self._inodes = inodes
+        super().__init__(core)
         self._directories = directories
         self._opening = opening
         self._reading = reading
         self._posting = posting
-        self._temporaries = temporaries
-        device.handlers.update(
+        self._device.handlers.update(
             {
                 fuse.FUSE_SETATTR: self._setattr,
                 fuse.FUSE_CREATE: self._create,
                 fuse.FUSE_MKNOD: self._mknod,
                 fuse.FUSE_MKDIR: self._mkdir,
                 fuse.FUSE_SYMLINK: self._symlink,
-                fuse.FUSE_LINK: self._link,
+                fuse.FUSE_LINK: self._hardlink,
                 fuse.FUSE_UNLINK: self._unlink,
                 fuse.FUSE_RMDIR: self._rmdir,
                 fuse.FUSE_RENAME: self._rename,
@@ -240,7 +233,7 @@ class Changing:
         if parent is not None:
             self._made(unique, parent, name, Symlink(nodeid, name, target, self._device.pid))
 
-    def _link(self, unique: int, nodeid: int, length: int) -> None:
+    def _hardlink(self, unique: int, nodeid: int, length: int) -> None:
         (old,) = fuse.fuse_link_in.unpack_from(self._device.buffer, BODY)
         name = self._device.names(length, BODY + fuse.fuse_link_in.size)[0]
         parent = self._node(unique, nodeid)

@@ -14,6 +14,7 @@ import stat
 from stubs.abi import fuse
 from stubs.node.view.callers import Callers
 from stubs.node.view.fuse import BODY
+from stubs.node.view.handler import Handler
 from stubs.node.view.inodes import DAY, FOREVER, VOLATILE_SECONDS, Node
 from stubs.node.view.walk import Walk
 from stubs.wire.messages import (
@@ -29,10 +30,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stubs.node.view.fuse import Device
-    from stubs.node.view.inodes import Directory, Inodes
+    from stubs.node.view.handler import Core
+    from stubs.node.view.inodes import Directory
     from stubs.node.view.snapshots import Snapshots
-    from stubs.node.view.uplink import Uplink
 
 NAME_MAX = 255  # include/uapi/linux/limits.h; FUSE itself has names of up to 1024 bytes
 
@@ -49,30 +49,20 @@ _NO_ENTRY = bytes(_ENTRY_SIZE)
 _UNKNOWN_INO = 0xFFFFFFFF
 
 
-class Directories:
+class Directories(Handler):
     """Answers questions about names."""
 
-    def __init__(
-        self,
-        device: Device,
-        uplink: Uplink,
-        inodes: Inodes,
-        snapshots: Snapshots,
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, core: Core, snapshots: Snapshots) -> None:
         """Take over the opcodes of names."""
+        super().__init__(core)
         # Asked before an inode's attributes are given out; set by the view.
         self.when_written: Callable[[Node, Callable[[], None]], None] = lambda node, then: then()
         self.hidden: Callable[[int, int, bytes], bool] = lambda unique, id_, name: False
         self.callers = Callers()
-        self._device = device
-        self._uplink = uplink
-        self._inodes = inodes
         self._snapshots = snapshots
         self._walk = Walk(snapshots)
-        self._clock = clock
         snapshots.awaken = self._awaken
-        device.handlers.update(
+        self._device.handlers.update(
             {
                 fuse.FUSE_LOOKUP: self._lookup,
                 fuse.FUSE_FORGET: self._forget,

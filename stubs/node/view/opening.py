@@ -15,6 +15,7 @@ from collections import OrderedDict
 from stubs.abi import fuse
 from stubs.node.view.callers import Callers
 from stubs.node.view.fuse import BODY
+from stubs.node.view.handler import Handler
 from stubs.node.view.inodes import FOREVER, READABLE, WRITABLE
 from stubs.wire.messages import (
     Attrs,
@@ -31,14 +32,9 @@ from stubs.wire.messages import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stubs.link.endpoint import Link
-    from stubs.link.loop import Loop
-    from stubs.node.view.fuse import Device
-    from stubs.node.view.inodes import Inodes, Node
-    from stubs.node.view.invalidation import Notifier
+    from stubs.node.view.handler import Core
+    from stubs.node.view.inodes import Node
     from stubs.node.view.reading import Reading
-    from stubs.node.view.temporaries import Temporaries
-    from stubs.node.view.uplink import Uplink
     from stubs.node.view.writing import Writing
 
 F_GETLK, F_SETLK, F_SETLKW = 0, 1, 2  # Lock.op
@@ -61,37 +57,20 @@ def setattr_size(node: Node, size: int, pid: int) -> Setattr:
     return Setattr(node.id, fuse.FATTR_SIZE, 0, 0, 0, size, 0, 0, pid)
 
 
-class Opening:
+class Opening(Handler):
     """Answers what is about open files."""
 
-    def __init__(
-        self,
-        loop: Loop,
-        device: Device,
-        link: Link,
-        uplink: Uplink,
-        inodes: Inodes,
-        notifier: Notifier,
-        reading: Reading,
-        writing: Writing,
-        temporaries: Temporaries,
-    ) -> None:
+    def __init__(self, core: Core, reading: Reading, writing: Writing) -> None:
         """Take over the opcodes of open files and locks."""
-        self._loop = loop
-        self._link = link
-        self._device = device
-        self._uplink = uplink
-        self._inodes = inodes
-        self._notifier = notifier
+        super().__init__(core)
         self._reading = reading
         self._writing = writing
-        self._temporaries = temporaries
         self.callers = Callers()
         self._to_hold: list[int] = []
         self._to_release: list[int] = []
         self._closed: OrderedDict[Node, None] = OrderedDict()  # held though nobody has it open
         self._lock_waits: dict[int, int] = {}  # unique of a SETLKW -> tag of its request
-        device.handlers.update(
+        self._device.handlers.update(
             {
                 fuse.FUSE_OPEN: self._open,
                 fuse.FUSE_RELEASE: self._release,

@@ -22,6 +22,7 @@ import os
 import stat
 
 from stubs.abi import fuse
+from stubs.node.view.handler import Handler
 from stubs.node.view.inodes import EXECUTABLE, FOREVER, WRITABLE
 from stubs.node.view.opening import OPENED
 from stubs.node.view.temporaries import PART, suits
@@ -31,13 +32,12 @@ from stubs.wire.messages import ATTR_OPEN, ATTR_PLAIN, Attrs, Create, Found, Unl
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stubs.node.view.directories import Directories
-    from stubs.node.view.fuse import Device
-    from stubs.node.view.inodes import Inodes, Node
-    from stubs.node.view.invalidation import Notifier
+    from stubs.node.view.handler import Core
+    from stubs.node.view.inodes import Node
     from stubs.node.view.opening import Opening
     from stubs.node.view.reading import Reading
     from stubs.node.view.snapshots import Snapshots
-    from stubs.node.view.temporaries import Temporaries, Temporary
+    from stubs.node.view.temporaries import Temporary
     from stubs.node.view.writing import Writing
     from stubs.wire.codec import Message
     from stubs.wire.messages import Setattr
@@ -51,31 +51,25 @@ _TRUNCATIONS = (fuse.FATTR_SIZE, fuse.FATTR_SIZE | _NOW)
 _OWNERS = fuse.FATTR_UID | fuse.FATTR_GID
 
 
-class Posting:
+class Posting(Handler):
     """Answers changes at once where that is sound; each method tells whether it did."""
 
     def __init__(
         self,
-        device: Device,
-        inodes: Inodes,
+        core: Core,
         directories: Directories,
         snapshots: Snapshots,
-        notifier: Notifier,
         opening: Opening,
         reading: Reading,
         writing: Writing,
-        temporaries: Temporaries,
     ) -> None:
         """Post by `writing`; keep what suits in `temporaries`."""
-        self._device = device
-        self._inodes = inodes
+        super().__init__(core)
         self._directories = directories
         self._snapshots = snapshots
-        self._notifier = notifier
         self._opening = opening
         self._reading = reading
         self._writing = writing
-        self._temporaries = temporaries
 
     def told_failure(self, unique: int, directory: Node) -> bool:
         """Answer with the errno of a change in the directory that was refused, if there is one."""

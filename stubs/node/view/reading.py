@@ -18,6 +18,7 @@ from stubs.abi import fuse
 from stubs.abi.malloc import malloc_trim
 from stubs.node.view.drafts import Drafts
 from stubs.node.view.fuse import BODY
+from stubs.node.view.handler import Handler
 from stubs.node.view.pieces import Piece, ReadAhead, Shelved
 from stubs.wire.messages import Data, Error, Read
 
@@ -25,13 +26,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stubs.link.loop import Loop, Timer
-    from stubs.node.view.fuse import Device
-    from stubs.node.view.inodes import Inodes, Node
+    from stubs.link.loop import Timer
+    from stubs.node.view.handler import Core
+    from stubs.node.view.inodes import Node
     from stubs.node.view.library import Library, Sought
     from stubs.node.view.pieces import Part
-    from stubs.node.view.temporaries import Temporaries
-    from stubs.node.view.uplink import Uplink
     from stubs.wire.codec import Message
 
 PIECE = 512 << 10  # of a sequential read; also the size up to which a file is small
@@ -56,32 +55,20 @@ PATIENCE = 5
 MAX_REPEATS = 8
 
 
-class Reading:
+class Reading(Handler):
     """Answers READ."""
 
-    def __init__(
-        self,
-        loop: Loop,
-        device: Device,
-        uplink: Uplink,
-        inodes: Inodes,
-        temporaries: Temporaries,
-        library: Library,
-    ) -> None:
+    def __init__(self, core: Core, library: Library) -> None:
         """Take over READ."""
+        super().__init__(core)
         self._library = library
-        self._temporaries = temporaries
         self.drafts = Drafts()
         # Told of what is read, while somebody wants to know.
         self.note: Callable[[Node, int, int], None] | None = None
         self.buffered = 0  # bytes here or on their way that nobody waits for yet
-        self._device = device
-        self._uplink = uplink
-        self._inodes = inodes
         self._users: OrderedDict[Node, None] = OrderedDict()  # nodes with pieces, oldest first
-        self._loop = loop
         self._timer: Timer | None = None
-        device.handlers[fuse.FUSE_READ] = self._read
+        self._device.handlers[fuse.FUSE_READ] = self._read
 
     def _read(self, unique: int, nodeid: int, _: int) -> None:
         _, offset, size, _, _, _, _ = fuse.fuse_read_in.unpack_from(self._device.buffer, BODY)

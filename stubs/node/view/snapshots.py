@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import stat
 
+from stubs.node.view.handler import Handler
 from stubs.node.view.inodes import FOREVER, VOLATILE_SECONDS, Node
 from stubs.wire.messages import Error, Listing, Snapshot
 
@@ -22,9 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stubs.node.view.inodes import Directory, Inodes
-    from stubs.node.view.invalidation import Notifier
-    from stubs.node.view.uplink import Uplink
+    from stubs.node.view.handler import Core
+    from stubs.node.view.inodes import Directory
     from stubs.wire.codec import Change, Entry, Message
 
 # A directory with more names than this is not fetched for the sake of one of them.
@@ -37,20 +37,15 @@ MAX_NAMES = 15_000
 MAX_NODES = 25_000
 
 
-class Snapshots:
+class Snapshots(Handler):
     """What is known of all directories."""
 
-    def __init__(
-        self, uplink: Uplink, inodes: Inodes, notifier: Notifier, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, core: Core) -> None:
         """Begin with none."""
+        super().__init__(core)
         # Set by Directories: answers a LOOKUP that waited; and by Walk: a snapshot is complete.
         self.awaken: Callable[[int, Node, bytes, int], None] = lambda unique, node, name, code: None
         self.completed: Callable[[Node], None] = lambda node: None
-        self._uplink = uplink
-        self._inodes = inodes
-        self._notifier = notifier
-        self._clock = clock
         # Told of directories in which names are asked for, while somebody wants to know.
         self.note: Callable[[Node], None] | None = None
         self._giving: dict[Node, int] = {}  # of which home sends the names unasked: serial number

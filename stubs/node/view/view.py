@@ -22,6 +22,7 @@ from stubs.node.view.changing import Changing
 from stubs.node.view.directories import Directories
 from stubs.node.view.families import Families
 from stubs.node.view.fuse import Device
+from stubs.node.view.handler import Core
 from stubs.node.view.inodes import DAY, Inodes, Node, Owners
 from stubs.node.view.invalidation import Notifier
 from stubs.node.view.library import Library
@@ -74,65 +75,39 @@ class View:
         are mapped one to one. `on_end` is called if the mount goes away by itself. Contents are
         kept in the directory `cache`, if it can be one.
         """
+        clock = time.monotonic
         self._loop = loop
         self._device = Device(loop, fuse_fd, on_end)
-        self._inodes = Inodes(root, Owners(uid, gid, full_map), time.monotonic)
+        self._inodes = Inodes(root, Owners(uid, gid, full_map), clock)
         self._uplink = Uplink(link, self._device, self._inodes)
         self._notifier = Notifier(loop, self._device)
-        self._snapshots = Snapshots(self._uplink, self._inodes, self._notifier, time.monotonic)
-        self._directories = Directories(
-            self._device, self._uplink, self._inodes, self._snapshots, time.monotonic
+        self._temporaries = Temporaries(loop, self._inodes, clock)
+        core = Core(
+            loop,
+            self._device,
+            self._notifier,
+            link,
+            self._uplink,
+            self._inodes,
+            self._temporaries,
+            clock,
         )
-        self._temporaries = Temporaries(loop, self._inodes, time.monotonic)
         self._library = Library(loop, cache)
-        self._reading = Reading(
-            loop, self._device, self._uplink, self._inodes, self._temporaries, self._library
-        )
-        self._writing = Writing(
-            loop,
-            self._device,
-            link,
-            self._uplink,
-            self._inodes,
-            self._notifier,
-            self._reading,
-            self._temporaries,
-        )
-        self._opening = Opening(
-            loop,
-            self._device,
-            link,
-            self._uplink,
-            self._inodes,
-            self._notifier,
-            self._reading,
-            self._writing,
-            self._temporaries,
-        )
+        self._snapshots = Snapshots(core)
+        self._directories = Directories(core, self._snapshots)
+        self._reading = Reading(core, self._library)
+        self._writing = Writing(core, self._reading)
+        self._opening = Opening(core, self._reading, self._writing)
         self._posting = Posting(
-            self._device,
-            self._inodes,
+            core,
             self._directories,
             self._snapshots,
-            self._notifier,
             self._opening,
             self._reading,
             self._writing,
-            self._temporaries,
         )
-        Changing(
-            self._device,
-            self._uplink,
-            self._inodes,
-            self._directories,
-            self._opening,
-            self._reading,
-            self._posting,
-            self._temporaries,
-        )
-        self._ahead = Ahead(
-            loop, self._uplink, self._inodes, self._snapshots, self._reading, self._library
-        )
+        Changing(core, self._directories, self._opening, self._reading, self._posting)
+        self._ahead = Ahead(core, self._snapshots, self._reading, self._library)
         self._link = link
         self._proc = -1  # the capsule's
         self._to_forget: list[int] = []

@@ -17,6 +17,7 @@ from collections import deque
 
 from stubs.abi import fuse
 from stubs.node.view.fuse import BODY
+from stubs.node.view.handler import Handler
 from stubs.node.view.uplink import errno_of
 from stubs.wire.messages import WRITE_APPEND, Attrs, Write
 
@@ -24,14 +25,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stubs.link.endpoint import Link
-    from stubs.link.loop import Loop, Timer
-    from stubs.node.view.fuse import Device
-    from stubs.node.view.inodes import Inodes, Node
-    from stubs.node.view.invalidation import Notifier
+    from stubs.link.loop import Timer
+    from stubs.node.view.handler import Core
+    from stubs.node.view.inodes import Node
     from stubs.node.view.reading import Reading
-    from stubs.node.view.temporaries import Temporaries
-    from stubs.node.view.uplink import Uplink
     from stubs.wire.codec import Message
 
 MAX_DELAY_SECONDS = 0.02
@@ -58,29 +55,13 @@ class Chunk:
         self.parts = [data]
 
 
-class Writing:
+class Writing(Handler):
     """Takes WRITEs and passes them on."""
 
-    def __init__(
-        self,
-        loop: Loop,
-        device: Device,
-        link: Link,
-        uplink: Uplink,
-        inodes: Inodes,
-        notifier: Notifier,
-        reading: Reading,
-        temporaries: Temporaries,
-    ) -> None:
+    def __init__(self, core: Core, reading: Reading) -> None:
         """Take over WRITE."""
-        self._loop = loop
-        self._device = device
-        self._link = link
-        self._uplink = uplink
-        self._inodes = inodes
-        self._notifier = notifier
+        super().__init__(core)
         self._reading = reading
-        self._temporaries = temporaries
         self._queue: list[Chunk] = []
         self._queued = 0
         self._unanswered = 0
@@ -92,7 +73,7 @@ class Writing:
         self._failures: dict[Node, int] = {}  # errnos that nobody was told
         # Set by the view: sends what must go ahead of a posted change.
         self.before: Callable[[], None] = self.flush
-        device.handlers[fuse.FUSE_WRITE] = self._write
+        self._device.handlers[fuse.FUSE_WRITE] = self._write
 
     def _write(self, unique: int, nodeid: int, _: int) -> None:
         device = self._device
