@@ -65,6 +65,17 @@ def begin_slowly(cluster: Cluster, journeys: list[Journey]) -> None:
     wait_until(lambda: stubs(cluster) == len(journeys), 40, "all are made at their destinations")
 
 
+def assert_unharmed(cluster: Cluster, journeys: list[Journey]) -> None:
+    """Fail unless no program has moved, and each goes on where it was."""
+    for journey in journeys:
+        status, said = journey.moved()
+        assert status, said
+        journey.ask()
+    cluster.repair()
+    for journey in journeys:
+        journey.assert_lives_on(OTHER)
+
+
 def test_a_source_lost_while_the_image_passes_takes_the_program_with_it(six: Cluster) -> None:
     traces = Traces(six)
     journeys = from_each(six, LARGE)
@@ -85,13 +96,7 @@ def test_a_destination_lost_while_the_image_passes_harms_nobody(six: Cluster) ->
     journeys = to_each(six, LARGE)
     begin_slowly(six, journeys)
     break_nodes(six)
-    for journey in journeys:
-        status, said = journey.moved()
-        assert status, said
-        journey.ask()
-    six.repair()
-    for journey in journeys:
-        journey.assert_lives_on(OTHER)
+    assert_unharmed(six, journeys)
     traces.assert_gone()
 
 
@@ -135,13 +140,7 @@ def test_a_destination_lost_when_the_image_has_passed_harms_nobody(six: Cluster)
     traces = Traces(six)
     journeys = to_each(six)
     nest(journeys, lambda: break_nodes(six))
-    for journey in journeys:
-        status, said = journey.moved()
-        assert status, said
-        journey.ask()
-    six.repair()
-    for journey in journeys:
-        journey.assert_lives_on(OTHER)
+    assert_unharmed(six, journeys)
     traces.assert_gone()
 
 

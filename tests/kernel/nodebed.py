@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -334,3 +334,23 @@ def _become_node_user(uid: int, fuse_mode: int | None, namespaces: int | None) -
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("home")
+    make_home(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def shared_bed(home: Path) -> Iterator[Bed]:
+    bed = Bed(home)
+    yield bed
+    bed.close()
+
+
+@pytest.fixture
+def bed(shared_bed: Bed) -> Iterator[Bed]:
+    yield shared_bed
+    shared_bed.clear()

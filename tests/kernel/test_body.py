@@ -4,7 +4,6 @@ import errno
 import os
 import resource
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,31 +27,24 @@ from stubs.wire.messages import (
     Stopped,
     StreamEnd,
 )
-from tests.kernel.nodebed import PARENT, PID, SESSION, Bed, make_home, needs_root, refused, stream
+from tests.kernel.nodebed import (
+    PARENT,
+    PID,
+    SESSION,
+    Bed,
+    bed,
+    home,
+    needs_root,
+    refused,
+    shared_bed,
+    stream,
+)
+
+__all__ = ["bed", "home", "shared_bed"]
 
 pytestmark = needs_root
 
 USER = 1234
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("home")
-    make_home(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def shared_bed(home: Path) -> Iterator[Bed]:
-    bed = Bed(home)
-    yield bed
-    bed.close()
-
-
-@pytest.fixture
-def bed(shared_bed: Bed) -> Iterator[Bed]:
-    yield shared_bed
-    shared_bed.clear()
 
 
 def sh(bed: Bed, script: str, **fields: object) -> tuple[int, str]:

@@ -4,11 +4,7 @@ import os
 import signal
 import struct
 import termios
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from stubs.wire.codec import Descriptor
 from stubs.wire.messages import (
@@ -25,7 +21,9 @@ from stubs.wire.messages import (
     StreamEnd,
     StreamWant,
 )
-from tests.kernel.nodebed import PARENT, PID, Bed, make_home, needs_root
+from tests.kernel.nodebed import PARENT, PID, Bed, bed, home, needs_root, shared_bed
+
+__all__ = ["bed", "home", "shared_bed"]
 
 pytestmark = needs_root
 
@@ -45,26 +43,6 @@ LFLAG = (
 CC = bytes([3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22, 0, 0, 0])
 TERMIOS2 = struct.pack("=4IB19s2I", IFLAG, OFLAG, 0xBF, LFLAG, 0, CC, 38400, 38400)
 LINE = 65536
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("home")
-    make_home(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def shared_bed(home: Path) -> Iterator[Bed]:
-    bed = Bed(home)
-    yield bed
-    bed.close()
-
-
-@pytest.fixture
-def bed(shared_bed: Bed) -> Iterator[Bed]:
-    yield shared_bed
-    shared_bed.clear()
 
 
 class Screen:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,31 +25,13 @@ from stubs.wire.messages import (
     StreamTaken,
     StreamWant,
 )
-from tests.kernel.nodebed import PID, Bed, make_home, needs_root, stream
+from tests.kernel.nodebed import PID, Bed, bed, home, needs_root, shared_bed, stream
+
+__all__ = ["bed", "home", "shared_bed"]
 
 pytestmark = needs_root
 
 WINDOW = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("home")
-    make_home(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def shared_bed(home: Path) -> Iterator[Bed]:
-    bed = Bed(home)
-    yield bed
-    bed.close()
-
-
-@pytest.fixture
-def bed(shared_bed: Bed) -> Iterator[Bed]:
-    yield shared_bed
-    shared_bed.clear()
 
 
 class Plumbing:

@@ -9,26 +9,24 @@ import pytest
 
 from tests.cluster import Cluster, Host
 from tests.cluster.waiting import wait_until
-from tests.programs.nodes import add_nodes, on
-from tests.programs.test_observing import FOREVER, Running, observe, only, ps, row_when, why
+from tests.programs.nodes import on
+from tests.programs.test_observing import (
+    FOREVER,
+    Running,
+    bed,
+    observe,
+    only,
+    ps,
+    row_when,
+    why,
+)
+
+__all__ = ["bed"]
 
 # Until there is a line in a file at home.
 UNTIL = """BEGIN { print "ready"; fflush()
 while ((getline < "/home/alice/go") < 1) close("/home/alice/go")
 print "done" }"""
-
-
-@pytest.fixture
-def bed(cluster: Cluster) -> Cluster:
-    """Return the cluster with both nodes connected and nothing that runs."""
-    add_nodes(cluster.home, "n1", "n2")
-
-    def settled() -> bool:
-        listed = cluster.home.run(("mlaunch", "nodes", "--json"), check=True).stdout
-        return {node["state"] for node in json.loads(listed)} == {"ready"} and not ps(cluster.home)
-
-    wait_until(settled, 60, "both nodes are ready and idle")
-    return cluster
 
 
 def said(home: Host, *words: object) -> str:
