@@ -255,6 +255,7 @@ class LinkProcess:
             "hostname": plain(message.hostname),
             "release": plain(message.release),
             "python": plain(message.python),
+            "zstd": bool(message.zstd),
         }
         if message.version != VERSION:
             self._finish("unusable", f"its agent speaks protocol {message.version}, not {VERSION}")

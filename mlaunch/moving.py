@@ -17,7 +17,7 @@ from mlaunch.journal import Record
 from mlaunch.states import HOME
 from stubs.link.endpoint import Endpoint
 from stubs.node.capsule.processes import read_process
-from stubs.wire.messages import CanMove, Error, Move, Moved, Reasons
+from stubs.wire.messages import HOW_LIVELY, HOW_ZSTD, CanMove, Error, Move, Moved, Reasons
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # A node to which somebody wants to move a program is worth its connection time-out.
 CONNECT_S = 12.0
+
+_ENDED = "it has ended"
 
 _TICK_US = 1_000_000 // os.sysconf("SC_CLK_TCK")
 
@@ -147,7 +149,9 @@ class Moving:
         attempt = _Attempt(record, record.place, "checkpoint", path, done)
         if self._begin(attempt):
             node = record.node.encode()
-            self._request(attempt, Move(record.pid, node, b"checkpoint", 1, os.fsencode(path)))
+            self._request(
+                attempt, Move(record.pid, node, b"checkpoint", HOW_LIVELY, os.fsencode(path))
+            )
 
     def afterwards(self, record: Record, then: Callable[[], None]) -> None:
         """Call `then` when what is under way with a program has come to an end."""
@@ -190,7 +194,8 @@ class Moving:
             self._end(attempt, attempt.outcome(error=error))
             return
         fds = self._placing.attach(client, member, record.pid) if client is not None else []
-        message = Move(record.pid, member.name.encode(), attempt.why.encode(), 1, b"")
+        how = HOW_LIVELY | (HOW_ZSTD if member.facts.get("zstd") else 0)
+        message = Move(record.pid, member.name.encode(), attempt.why.encode(), how, b"")
         self._request(attempt, message, fds, member)
 
     def _request(
@@ -212,13 +217,15 @@ class Moving:
                 outcome = attempt.outcome(reply)
             else:
                 text = plain(reply.text) if isinstance(reply, Error) else ""
+                if self._client(record) is None:
+                    text = _ENDED  # its mrun has, without an answer
                 outcome = attempt.outcome(error=text or os.strerror(errno.EIO), refused=True)
             self._end(attempt, outcome)
 
         record = attempt.record
         client = self._client(record)
         if client is None:
-            self._end(attempt, attempt.outcome(error="it has ended"))
+            self._end(attempt, attempt.outcome(error=_ENDED))
         else:
             client.request(message, answered, fds)
             client.flush()

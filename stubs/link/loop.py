@@ -112,9 +112,3 @@ class Loop:
             call = heapq.heappop(self._timers).call
             if call is not None:
                 call()
-
-
-def set_nonblocking(*fds: int) -> None:
-    """Set O_NONBLOCK on open files that only we use: the flag is not the descriptor's own."""
-    for fd in fds:
-        os.set_blocking(fd, False)

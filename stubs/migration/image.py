@@ -40,7 +40,6 @@ class Image(Message):
     format: U32
     release: Blob  # of the kernel, for people
     cpu_flags: Blob  # as in /proc/cpuinfo; those in use must be there
-    xstate_bytes: U32
     vdso: Blob  # its ELF image
     vdso_parts: U64s  # (size) of [vvar], [vvar_vclock], [vdso] in order of address; 0: not there
     processes: Blobs

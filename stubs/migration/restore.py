@@ -137,9 +137,9 @@ class Restored:
         if 0 < missing < _MOST_LAG:
             time.sleep(missing / 1e9)
 
-    def _guarded(self, step: object) -> None:
+    def _guarded(self, step: Callable[[], None]) -> None:
         try:
-            step()  # type: ignore[operator]
+            step()
         except RestoreError:
             self.kill()
             raise

@@ -143,7 +143,6 @@ class Source:
             format=FORMAT,
             release=platform.release().encode(),
             cpu_flags=cpu_flags(),
-            xstate_bytes=0,
             vdso=read_vdso(pid, parts),
             vdso_parts=[size for _, size in parts],
             processes=[process.encode() for process in processes],

@@ -199,6 +199,7 @@ class Agent:
             self._handlers.update(part.handlers())
 
     def _ready(self, tag: int, problem: str) -> None:
+        from stubs.migration import zstd
         from stubs.node.probe import usable_cpus
 
         if problem:
@@ -222,6 +223,7 @@ class Agent:
                 python=sys.version.split()[0].encode(),
                 attach=self._attach.address,
                 problem=os.fsencode(problem),
+                zstd=int(zstd.load() is not None),
             ),
         )
         # Home is about to choose a node: it must not take one for idle that it knows nothing of.

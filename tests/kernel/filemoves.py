@@ -97,7 +97,6 @@ def image_of(opens: Opens, pids: list[int]) -> Image:
         format=FORMAT,
         release=b"",
         cpu_flags=b"",
-        xstate_bytes=0,
         vdso=b"",
         vdso_parts=[],
         processes=[],

@@ -113,7 +113,7 @@ class Moving:
         self._outgoing[message.body] = Outgoing(self._loop, self._link, message.body, fds[0])
         self._files.barrier()
         self._link.request(
-            Dump(message.body, message.lively), lambda reply: self._parked(guest, tag, reply)
+            Dump(message.body, message.how), lambda reply: self._parked(guest, tag, reply)
         )
 
     def _standing(self, message: Standing) -> None:

@@ -56,7 +56,7 @@ class Checkpointing:
         body: Body,
         source: Connection,
         path: str,
-        lively: bool,
+        how: int,
         done: Callable[[Message], None],
     ) -> None:
         """Begin; `done` gets Moved, or Error with the reason why there is no new file."""
@@ -80,7 +80,7 @@ class Checkpointing:
         self._image, theirs = socket.socketpair()
         self._image.setblocking(False)
         loop.watch(self._image.fileno(), READ, self._read)
-        source.request(Leave(body.pid, int(lively)), self._told, [theirs.detach()])
+        source.request(Leave(body.pid, how), self._told, [theirs.detach()])
 
     def _read(self, _: int) -> None:
         """Take what has come of the image; all of it, even if it cannot be written."""

@@ -351,9 +351,14 @@ class Departing:
         return body
 
     def _emigrate(
-        self, pid: int, destination: Connection, node: str, done: Callable[[Message], None]
+        self,
+        pid: int,
+        destination: Connection,
+        node: str,
+        how: int,
+        done: Callable[[Message], None],
     ) -> None:
-        """Take a program that runs at home to a node."""
+        """Take a program that runs at home to a node; `how` as in Move."""
         from stubs.home.run.leaving import Emigration
 
         task = self._tree.tasks.get(pid)
@@ -364,7 +369,16 @@ class Departing:
         wish = Wish(only=options.only, verbose=options.verbose, stay=options.stay)
         wish.top = task.parent is None
         Emigration(
-            self._loop, self._tree, task, destination, node, wish, self._terminal, self._left, done
+            self._loop,
+            self._tree,
+            task,
+            destination,
+            node,
+            how,
+            wish,
+            self._terminal,
+            self._left,
+            done,
         )
 
     def _left(self, departure: Departure, page: int, connection: Connection) -> Body | None:

@@ -24,6 +24,7 @@ from stubs.migration.tracee import CallFailedError, TraceeGoneError
 from stubs.migration.whynot import why_not
 from stubs.wire.messages import (
     FD_TTY,
+    HOW_ZSTD,
     Arrive,
     Error,
     Kill,
@@ -58,6 +59,7 @@ class Emigration:
         task: Task,
         destination: Connection,
         node: str,
+        how: int,
         wish: Wish,
         terminal: Callable[[Departure], Terminal | None],
         convert: Callable[[Departure, int, Connection], Body | None],
@@ -73,6 +75,7 @@ class Emigration:
         self._task = task
         self._destination = destination
         self._node = node
+        self._zstd = bool(how & HOW_ZSTD)
         self._convert = convert
         self._done = done
         self._began = time.monotonic_ns()
@@ -99,7 +102,7 @@ class Emigration:
             reasons = [reason for reason in reasons if reason.name != "ptraced"]
             if reasons:
                 raise ImmovableError(reasons[0].sentence)
-            source = Source([pid], living.outside, living.inherited, kept=True)
+            source = Source([pid], living.outside, living.inherited, self._zstd, kept=True)
             source.freeze()
         except BaseException:
             living.close()

@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from stubs.wire.codec import Message
     from stubs.wire.messages import Move
 
-    # Gets the pid of a program at home, where it is to go, the node's name, and whom to answer.
-    Leaving = Callable[[int, Connection, str, Callable[[Message], None]], None]
+    # Gets the pid of a program at home, where to, the node's name, how, and whom to answer.
+    Leaving = Callable[[int, Connection, str, int, Callable[[Message], None]], None]
 
 
 # A signal may wait so long for a body that is on its way.
@@ -69,7 +69,7 @@ class Journey:
         source: Connection,
         destination: Connection,
         node: str,
-        lively: bool,
+        how: int,
         done: Callable[[Message], None],
     ) -> None:
         """Begin; `done` gets Moved, or Error with the reason why it goes on where it was."""
@@ -91,7 +91,7 @@ class Journey:
         # The keys typed at a terminal go to one place only, so that one is joined when it is free.
         if not self._spawn.termios:
             self._prepare()
-        source.request(Leave(body.pid, int(lively)), self._told, [ours.detach()])
+        source.request(Leave(body.pid, how), self._told, [ours.detach()])
 
     # on the way
 
@@ -310,7 +310,7 @@ class Moving:
         for fd in fds:
             self._links.adopt(node, socket.socket(fileno=fd))
         if move.checkpoint:
-            self.checkpoint(move.pid, os.fsdecode(move.checkpoint), bool(move.lively), answer)
+            self.checkpoint(move.pid, os.fsdecode(move.checkpoint), move.how, answer)
             return
         body = self._bodies.get(move.pid)
         destination = self._links.to(node)
@@ -340,11 +340,9 @@ class Moving:
             answer(reply)
 
         self._under_way.add(move.pid)
-        Journey(self._loop, body, source, destination, node, bool(move.lively), done)
+        Journey(self._loop, body, source, destination, node, move.how, done)
 
-    def checkpoint(
-        self, pid: int, path: str, lively: bool, answer: Callable[[Message], None]
-    ) -> None:
+    def checkpoint(self, pid: int, path: str, how: int, answer: Callable[[Message], None]) -> None:
         """Write a body to a file; it goes on where it is. `answer` gets Moved or Error."""
         from stubs.home.run.checkpointing import Checkpointing
 
@@ -361,7 +359,7 @@ class Moving:
             answer(reply)
 
         self._under_way.add(pid)
-        Checkpointing(self._loop, body, body.departure.connection, path, lively, done)
+        Checkpointing(self._loop, body, body.departure.connection, path, how, done)
 
     def _from_home(
         self, move: Move, destination: Connection, answer: Callable[[Message], None]
@@ -372,4 +370,4 @@ class Moving:
                 self.on_moved(body, HOME, move, reply)
             answer(reply)
 
-        self._leave(move.pid, destination, os.fsdecode(move.node), done)
+        self._leave(move.pid, destination, os.fsdecode(move.node), move.how, done)

@@ -123,11 +123,10 @@ class Departures:
             self._link.reply(tag, Error(errno.EBUSY, b"it is about to move already"))
         else:
             leaving = self._leaving[message.body] = Leaving(guest, tag)
-            lively = bool(message.lively)
 
             def begin(pids: list[int], files: list[tuple[int, int, int]]) -> None:
                 if leaving.tag:  # it has not been killed meanwhile
-                    self._begin(leaving, pids, files, lively)
+                    self._begin(leaving, pids, files, message.how)
 
             self._gather(guest, begin, lambda text: self._refuse(leaving, errno.EBUSY, text))
 
@@ -159,7 +158,7 @@ class Departures:
         self._capsule.census(counted)
 
     def _begin(
-        self, leaving: Leaving, pids: list[int], files: list[tuple[int, int, int]], lively: bool
+        self, leaving: Leaving, pids: list[int], files: list[tuple[int, int, int]], how: int
     ) -> None:
         from stubs.node.moving import worker
 
@@ -168,7 +167,7 @@ class Departures:
             leaving.worker = Worker(
                 self._loop,
                 self._capsule.init_pid,
-                lambda sock, image: worker.freeze(sock, image, pids, outside, files, lively),
+                lambda sock, image: worker.freeze(sock, image, pids, outside, files, how),
                 {
                     Stood: lambda message, tag, fds: self._stood(leaving, message),
                     Unread: lambda message, tag, fds: self._unread(leaving, message),

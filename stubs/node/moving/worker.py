@@ -25,6 +25,8 @@ from stubs.node.capsule.body import BY_ID, open_by_id
 from stubs.wire.errors import ProtocolError
 from stubs.wire.frame import encode_frame
 from stubs.wire.messages import (
+    HOW_LIVELY,
+    HOW_ZSTD,
     Bequest,
     Depart,
     Done,
@@ -120,19 +122,19 @@ def freeze(
     pids: list[int],
     outside: dict[bytes, int],
     inherited: list[tuple[int, int, int]],
-    lively: bool,
+    how: int,
 ) -> None:
     """Freeze a tree and send its image; then wait for what is to become of it.
 
-    `outside` and `inherited` as in stubs.migration.source.
+    `outside` and `inherited` as in stubs.migration.source, `how` as in Move.
     """
     agent = Agent(sock, [Drain, Depart, Resume])
     reasons = [each for each in why_not(pids, outside) if each.name in _UNSEEN_FROZEN]
     if reasons:
         agent.fail(_EBUSY, reasons[0].sentence)
     try:
-        source = Source(pids, outside, inherited)
-        if lively:
+        source = Source(pids, outside, inherited, zstd=bool(how & HOW_ZSTD))
+        if how & HOW_LIVELY:
             source.precopy(image.sendall)
         source.freeze()
     except Unmovable as error:

@@ -100,6 +100,8 @@ from stubs.wire.messages.local import Quit as Quit
 from stubs.wire.messages.local import Refused as Refused
 from stubs.wire.messages.local import Report as Report
 from stubs.wire.messages.local import Start as Start
+from stubs.wire.messages.moving import HOW_LIVELY as HOW_LIVELY
+from stubs.wire.messages.moving import HOW_ZSTD as HOW_ZSTD
 from stubs.wire.messages.moving import Arrive as Arrive
 from stubs.wire.messages.moving import CanMove as CanMove
 from stubs.wire.messages.moving import Checkpointed as Checkpointed

@@ -26,7 +26,10 @@ class Hello(Message):
 
 
 class Welcome(Message):
-    """N→H: the node's facts. `problem` is empty when bodies can run, else says why not."""
+    """N→H: the node's facts. `problem` is empty when bodies can run, else says why not.
+
+    `zstd` 1: the agent can decompress it.
+    """
 
     KIND = 0x02
     version: U32
@@ -39,6 +42,7 @@ class Welcome(Message):
     python: Blob
     attach: Blob  # address of the agent's abstract socket, for the bulk connection
     problem: Blob
+    zstd: U8
 
 
 class Ping(Message):

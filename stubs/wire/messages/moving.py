@@ -16,15 +16,20 @@ if TYPE_CHECKING:
     from stubs.wire.codec import U8, U32, U64, Blob, Blobs, U64s
 
 
+# Bits of `how` a body is to leave.
+HOW_LIVELY = 1  # what can be is sent while it runs
+HOW_ZSTD = 2  # who is to get it can decompress that
+
+
 class Dump(Message):
     """H→N: freeze a body with all that descends from it, and send its image. Reply: Parked.
 
-    Or Error: why it cannot move. `lively` 1: send what it can while it runs.
+    Or Error: why it cannot move. `how` as in Move.
     """
 
     KIND = 0x90
     body: U32
-    lively: U8
+    how: U8
 
 
 class Standing(Message):
@@ -135,7 +140,7 @@ class Leave(Message):
 
     KIND = 0x99
     body: U32
-    lively: U8
+    how: U8
 
 
 class Left(Message):
@@ -204,15 +209,15 @@ class Move(Message):
     """D→M: take a body (or a program at home) to a node. Reply: Moved, or Error with why not.
 
     Carries a socket to the link process of that node, as Placed does. `node` `home`: it comes
-    home. `why` for people; `lively` 1: much of it may be sent while it runs; `checkpoint` a path:
-    it stays, and its image is written there.
+    home. `why` for people; `how`, HOW_*; `checkpoint` a path: it stays, and its image is written
+    there.
     """
 
     KIND = 0x123
     pid: U32
     node: Blob
     why: Blob
-    lively: U8
+    how: U8
     checkpoint: Blob
 
 
