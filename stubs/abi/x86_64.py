@@ -118,6 +118,7 @@ NR_renameat2 = 316
 NR_getrandom = 318
 NR_execveat = 322
 NR_userfaultfd = 323
+NR_mlock2 = 325
 NR_preadv2 = 327
 NR_statx = 332
 NR_rseq = 334

@@ -7,7 +7,6 @@ gathered: all frames that one turn produced leave in one write.
 from __future__ import annotations
 
 import heapq
-import os
 import selectors
 import time
 

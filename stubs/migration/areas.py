@@ -98,6 +98,11 @@ def advice_of(vma: Vma) -> list[int]:
     return [advice for word, advice in _ADVICE.items() if word in vma.flags]
 
 
+def locked_of(vma: Vma) -> int:
+    """Return how a mapping is locked; see Area."""
+    return 0 if "lo" not in vma.flags else 2 if "lf" in vma.flags else 1
+
+
 def record_areas(pid: int, vmas: list[Vma], opens: Opens) -> list[Area]:
     """Return an Area for each mapping of a process."""
     found = []
@@ -118,6 +123,7 @@ def record_areas(pid: int, vmas: list[Vma], opens: Opens) -> list[Area]:
                 open=opened,
                 shared=shared,
                 offset=vma.offset if opened >= 0 or shared >= 0 else 0,
+                locked=locked_of(vma),
             )
         )
     return found

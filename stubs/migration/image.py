@@ -108,6 +108,7 @@ class Area(Message):
     open: I32  # index of Image.opens, or -1
     shared: I32  # index of Image.shared, or -1
     offset: U64  # in the file or in the shared memory
+    locked: U8  # 1: in memory, mlock(2); 2: what is touched, MLOCK_ONFAULT
 
 
 class Shared(Message):

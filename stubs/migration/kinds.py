@@ -44,6 +44,7 @@ _REFUSED = (
     (b"anon_inode:[perf_event]", "perf_event", "has performance counters open"),
     (b"anon_inode:[userfaultfd]", "userfaultfd", "handles its own page faults"),
     (b"/anon_hugepage", "hugetlb", "has pages of hugetlbfs"),
+    (b"/secretmem", "secretmem", "has memory that nobody else may read"),
     (b"/SYSV", "sysv_ipc", "has System V shared memory"),
     (b"/[aio]", "aio", "has asynchronous I/O of the kernel"),
 )
@@ -82,8 +83,8 @@ def refused_area(path: bytes, flags: Collection[str]) -> tuple[str, str] | None:
         return None
     if "sl" in flags:
         return "sealed", "has memory that is sealed"
-    if "lo" in flags:
-        return "mlocked", "has memory that is locked"
+    if "lo" in flags and "ex" in flags:
+        return "mlocked", "has locked all of its memory"
     if "ht" in flags:
         return "hugetlb", "has pages of hugetlbfs"
     found = refused(path) if path.startswith((b"/", b"anon_inode:")) else None

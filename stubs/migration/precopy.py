@@ -28,7 +28,7 @@ from stubs.abi.pagemap import (
 )
 from stubs.abi.pidfd import pidfd_getfd, pidfd_open
 from stubs.abi.userfaultfd import UFFD_USER_MODE_ONLY, register, track
-from stubs.migration.areas import advice_of, flags_of, is_anonymous, protection_of
+from stubs.migration.areas import advice_of, flags_of, is_anonymous, locked_of, protection_of
 from stubs.migration.image import Area
 from stubs.migration.injection import visit
 from stubs.migration.intervals import merged, within, without
@@ -171,6 +171,7 @@ def _area(vma: Vma) -> Area:
         open=-1,
         shared=-1,
         offset=0,
+        locked=locked_of(vma),
     )
 
 

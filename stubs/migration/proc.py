@@ -107,11 +107,11 @@ def descendants(pids: list[int]) -> list[int]:
     return found
 
 
-def read_vmas(pid: int, name: str = "smaps") -> list[Vma]:
+def read_vmas(pid: int, name: str = "smaps", proc: str = "/proc") -> list[Vma]:
     """Return the mappings of a process by address; from `maps`, which is fast, without flags."""
     found: list[Vma] = []
     none: frozenset[str] = frozenset()
-    for line in read_file(f"/proc/{pid}/{name}").split(b"\n"):
+    for line in read_file(f"{proc}/{pid}/{name}").split(b"\n"):
         if line.startswith(b"VmFlags:"):
             found[-1] = found[-1]._replace(flags=frozenset(line[8:].decode().split()))
         elif line.startswith(b"Swap:"):

@@ -11,6 +11,7 @@ anything; the kernel's vDSO is put behind it meanwhile.
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import struct
 
@@ -23,6 +24,7 @@ from stubs.abi.mman import (
     MAP_NORESERVE,
     MAP_PRIVATE,
     MAP_SHARED,
+    MLOCK_ONFAULT,
     PROT_EXEC,
     PROT_NONE,
     PROT_READ,
@@ -209,6 +211,23 @@ class Stub:
                 table.call(nr.NR_mprotect, area.start, size, area.protection)
                 for advice in area.advice:
                     table.call(nr.NR_madvise, area.start, size, advice, optional=True)
+
+    def lock(self, table: Table, areas: list[Area]) -> None:
+        """Add the calls that lock areas; RestoreError when this machine does not allow so much."""
+        wanted = sum(area.end - area.start for area in areas if area.locked)
+        if not wanted:
+            return
+        _, limit = resource.prlimit(self.pid, resource.RLIMIT_MEMLOCK)
+        if resource.RLIM_INFINITY != limit < wanted:
+            have = f"{limit >> 10} KiB are allowed here (ulimit -l)"
+            raise RestoreError(f"it has locked {wanted >> 10} KiB of memory, {have}")
+        resource.prlimit(self.pid, resource.RLIMIT_MEMLOCK, (limit, limit))
+        for area in areas:
+            if area.locked:
+                # What cannot be read cannot be brought in.
+                later = area.locked == 2 or not area.protection
+                how = MLOCK_ONFAULT if later else 0
+                table.call(nr.NR_mlock2, area.start, area.end - area.start, how)
 
     def put_vdso(self, image: Image, process: Process) -> None:
         """Give it the vDSO that it had, or what stands for that; see stubs.migration.vdso."""

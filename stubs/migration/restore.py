@@ -271,6 +271,7 @@ class Restored:
         threads = [Thread.decode(data) for data in process.threads]
         table = Table()
         stub.protect(table, areas)
+        stub.lock(table, areas)
         place_descriptors(table, stub, process, self._number)
         for number, *arguments in self._opened.calls_after(process):
             assert isinstance(number, int)

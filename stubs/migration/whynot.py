@@ -18,6 +18,7 @@ from stubs.migration.foreign import Foreign, shared_mappings
 from stubs.migration.kinds import PIDFD, refused_area
 from stubs.migration.memory import Memory
 from stubs.migration.naming import Names
+from stubs.migration.proc import read_vmas
 from stubs.migration.reasons import Reason, Unmovable, reason
 
 __all__ = ["Reason", "Unmovable", "why_not"]
@@ -88,13 +89,19 @@ class _Question:
         if status.get(b"Seccomp", [b"0"]) != [b"0"]:
             self._say("seccomp", pid, "filters its system calls")
         if status.get(b"VmLck", [b"0"])[0] != b"0":
-            self._say("mlocked", pid, "has memory that is locked")
+            self._check_locked(pid)
         if status.get(b"HugetlbPages", [b"0"])[0] != b"0":
             self._say("hugetlb", pid, "has pages of hugetlbfs")
         if b"shstk" in status.get(b"x86_Thread_features", []):
             self._say("shadow_stack", pid, "has a shadow stack")
         if status[b"State"][0] == b"Z" and status[b"Threads"] != [b"1"]:
             self._say("dead_leader", pid, "has lost its first thread")
+
+    def _check_locked(self, pid: int) -> None:
+        for vma in read_vmas(pid, proc=self._proc):
+            objection = refused_area(vma.path, vma.flags)
+            if objection is not None:
+                self._say(objection[0], pid, objection[1])
 
     def _descriptors(self, pid: int) -> list[Descriptor]:
         found = []

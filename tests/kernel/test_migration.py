@@ -110,6 +110,35 @@ public class J { public static void main(String[] a) throws Exception {
 } }
 """
 
+# Locks 64 KiB as they are, and of 1 MiB what is touched; tells both as the kernel does.
+LOCKED = """
+import ctypes, mmap, os, time
+ballast = os.urandom(16 << 20)
+libc = ctypes.CDLL(None)
+areas = []
+for size, how in ((65536, 0), (1 << 20, 1)):
+    area = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    assert libc.mlock2(ctypes.c_void_p(address), ctypes.c_size_t(size), how) == 0
+    areas.append((area, address))
+areas[1][0][4096:8192] = b"x" * 4096
+def tell():
+    locked = {}
+    for line in open("/proc/self/smaps"):
+        if line[0] in "0123456789abcdef":
+            start, end = (int(word, 16) for word in line.split()[0].split("-"))
+        elif line.startswith("Locked:"):
+            size = int(line.split()[1])
+        elif line.startswith("VmFlags") and "lo" in line.split():
+            locked[start] = end - start, size, "lf" in line.split()
+    print([locked.get(address) for _, address in areas], flush=True)
+print("ready", flush=True)
+tell()
+end = time.monotonic() + 2
+while time.monotonic() < end: pass
+tell()
+"""
+
 
 class Desk:
     """A directory that everybody may use, and two lands."""
@@ -208,6 +237,12 @@ def test_a_whole_tree_moves(desk: Desk) -> None:
 def test_memory_is_the_same_elsewhere(desk: Desk, lively: bool) -> None:
     program = compiled("heap", desk.path)
     assert desk.moved_often(program, "32", "4", "6", lively=lively).split("\n")[1] == "same same"
+
+
+@pytest.mark.parametrize("lively", [False, True], ids=["stopped", "pre-copied"])
+def test_locked_memory_is_locked_elsewhere(desk: Desk, lively: bool) -> None:
+    said = desk.moved_often("/usr/bin/python3", "-c", LOCKED, lively=lively).split("\n")
+    assert said[1] == said[2] == "[(65536, 64, False), (1048576, 4, True)]"
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,11 @@ from stubs.abi.pidfd import pidfd_open
 from stubs.abi.prctl import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
 from stubs.abi.ptrace import seize
 from stubs.abi.x86_64 import NR_close, NR_pause
+from stubs.migration.proc import read_vmas
 from stubs.migration.whynot import why_not
 
 NR_IO_SETUP, NR_PERF_EVENT_OPEN, NR_USERFAULTFD, NR_IO_URING_SETUP = 206, 298, 323, 425
-NR_EXIT, NR_SECCOMP, NR_LANDLOCK_CREATE_RULESET = 60, 317, 444
+NR_EXIT, NR_SECCOMP, NR_LANDLOCK_CREATE_RULESET, NR_MEMFD_SECRET = 60, 317, 444, 447
 CLONE_FILES, CLONE_NEWUSER, CLONE_NEWUTS = 0x400, 0x10000000, 0x04000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -99,10 +100,17 @@ def seccomp() -> None:
 
 @sort("mlocked")
 def mlocked() -> None:
-    memory = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    _kept.append(memory)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    assert _libc.mlock(ctypes.c_void_p(address), ctypes.c_size_t(4096)) == 0
+    # More than an ordinary user may lock would be all of it.
+    code = next(vma for vma in read_vmas(os.getpid()) if "ex" in vma.flags)
+    assert _libc.mlock(ctypes.c_void_p(code.start), ctypes.c_size_t(4096)) == 0
+
+
+@sort("secretmem")
+def secretmem() -> None:
+    fd = call(NR_MEMFD_SECRET, 0)
+    os.ftruncate(fd, 4096)
+    _kept.append(mmap.mmap(fd, 4096))
+    os.close(fd)
 
 
 @sort("sysv_ipc")
