@@ -19,14 +19,9 @@ with open("text", "w") as file:
         file.write(" ".join(random.choices(words, k=6)) + "\n")
 PYTHON
 head -c 4000000 text > short
-python3 - <<'PYTHON'
-import math, random, struct
-random.seed(2)
-tone = [int(8000 * math.sin(i * i / 3e7) + random.gauss(0, 900)) for i in range(1 << 20)]
-data = struct.pack("<%dh" % len(tone), *tone) * 10
-with open("sound.raw", "wb") as file:
-    file.write(data)
-PYTHON
+# The password is the last but two of its guesses.
+(head -c 1200000 text | tr " " "\n"; echo sesame; head -c 30 text) > guesses
+openssl passwd -1 -salt abcdefgh sesame | sed 's/^/user:/' > hashes
 """
 
 HEAP_PY = r"""
@@ -311,6 +306,13 @@ class Program:
         return [line for line in lines if not self.drop or not re.search(self.drop, line)]
 
 
+JOHN = (
+    "rm -rf ~/.john; $MRUN /usr/sbin/john {} --wordlist=../guesses ../hashes; "
+    "/usr/sbin/john --show ../hashes"
+)
+# What john says of how fast it is, and of which of its processes is first to end.
+TIMES = r"g/s|Waiting for|OpenMP"
+
 PROGRAMS = (
     Program("gzip-file", "$MRUN gzip -9 < ../text > out.gz"),
     Program("gzip-pipe", "cat ../text | $MRUN gzip -9 | sha256sum"),
@@ -323,15 +325,21 @@ PROGRAMS = (
     Program("python-shared", "$MRUN python3 ../shared.py"),
     Program("python-async", "$MRUN python3 ../async.py"),
     Program(
-        "flac",
-        "$MRUN flac -s -8 -p -e --force-raw-format --endian=little --sign=signed "
-        "--channels=1 --bps=16 --sample-rate=44100 -o out.flac ../sound.raw",
+        "ffmpeg",
+        "$MRUN ffmpeg -v error -f lavfi -i testsrc2=size=320x240:rate=25:duration=120 "
+        "-c:v libx264 -threads 2 -bitexact out.mkv < /dev/null",
     ),
+    Program("john-fork", JOHN.format("--fork=2"), TIMES),
+    Program("john-openmp", "export OMP_NUM_THREADS=3; " + JOHN.format(""), TIMES),
     Program("perl", "$MRUN perl ../sums.pl"),
     Program("go", "$MRUN ../sums-go"),
     Program("node", "$MRUN node ../sums.js"),
     Program("java", "$MRUN java -Xmx64m -cp .. Sums"),
-    Program("ecm", "echo '(2^401-1)*(2^347+7)' | $MRUN ecm -q -c 6 -sigma 1:7 25000"),
+    Program(
+        "ecm",
+        "echo '2^1061-1' | $MRUN ecm -q -save saved -c 36 -sigma 1:7 25000; "
+        "sed -i 's/ WHO=.*//' saved",  # and when
+    ),
     Program("c-shared", "$MRUN ../shared-c"),
     Program("bash", "$MRUN bash ../children.sh"),
 )
