@@ -72,6 +72,11 @@ class Guest:
         self.arriving = False  # it has come from elsewhere, and has not run here
         self.departed: Callable[[], None] | None = None  # it went; to be called when all is gone
 
+    @property
+    def unborn(self) -> bool:
+        """Whether it is yet to be whole: who restores it says what became of that."""
+        return self.arriving and self.tag != 0
+
 
 class Guests:
     """The guests of this node."""
@@ -314,7 +319,7 @@ class Guests:
 
     def _exited(self, message: Exited, tag: int, fds: list[int]) -> None:
         guest = self._guests.get(message.body)
-        if guest is None or guest.departed is not None:
+        if guest is None or guest.departed is not None or guest.unborn:
             return
         guest.exit = message
         message.utime_us += guest.cpu_us
@@ -393,6 +398,8 @@ class Guests:
         body = guest.spawn.body
         if self._guests.get(body) is guest and guest.exit is None:
             self._capsule.init.post(Kill(body))
+            if guest.unborn:
+                return
             guest.gone = True
             guest.exit = Exited(body, signal.SIGKILL, 0, 0, 0, 0, 0, 0, 0, b"")
             self._announce_temporaries(body)

@@ -39,8 +39,11 @@ class Outgoing:
         self.passed = 0  # bytes
 
     def put(self, data: bytes) -> None:
-        """Pass on what the node sent; nothing: that was all."""
-        if self._fd < 0:
+        """Pass on what the node sent; nothing: that was all.
+
+        When home says so itself, some may still be on its way; it is not wanted any more.
+        """
+        if self._fd < 0 or self._ended:
             return
         self._pending += len(data)
         if self._pending > WINDOW:

@@ -280,7 +280,9 @@ class Departures:
         except BlockingIOError:
             return
         leaving.credit -= len(data)
-        if not data or not leaving.credit:
+        if not data:
+            worker.close_image()
+        elif not leaving.credit:
             self._loop.forget(worker.image.fileno())
         self._link.post(ImageData(leaving.guest.spawn.body, 0, data))
 
