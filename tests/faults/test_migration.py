@@ -1,11 +1,10 @@
 """Nodes and link processes are lost while programs move: one copy goes on, or none is left."""
 
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.cluster import Cluster, Host
+from tests.cluster import Cluster
 from tests.cluster.waiting import wait_until
 from tests.faults.journeys import Journey, descriptors, end_all, pid_of, stopped
 from tests.faults.traces import Traces
@@ -101,17 +100,6 @@ def test_a_destination_lost_while_the_image_passes_harms_nobody(six: Cluster) ->
     traces.assert_gone()
 
 
-def settled(host: Host, pid: int) -> int:
-    """Return how many descriptors a process has, when what has just ended is no more among them."""
-
-    def looked() -> int:
-        count = descriptors(host, pid)
-        time.sleep(0.2)
-        return count if descriptors(host, pid) == count else 0
-
-    return wait_until(looked, 20, "nothing opens or closes")
-
-
 def pass_image(journey: Journey, meanwhile: Callable[[], None]) -> None:
     """Have the image pass, and the body made from it, while mrun is yet to decide."""
     home = journey.cluster.home
@@ -121,12 +109,14 @@ def pass_image(journey: Journey, meanwhile: Callable[[], None]) -> None:
         for pid, line in home.processes("alice")
         if line.endswith(journey.mark) and "--no-fallback" in line
     )
-    other = pid_of(home, f"mlaunch: link {journey.target}")
-    before, awaiting = settled(home, link), settled(home, other)
+    target = journey.cluster.node(journey.target)
+    # Of what ran there nothing is left; of what came there before, all that holds it.
+    workers = len(target.processes("alice"))
+    before = descriptors(home, link)
     with stopped(home, link):
         journey.begin()
         # It waits for the image, so mrun has asked the source as well.
-        wait_until(lambda: descriptors(home, other) > awaiting, 30, "the image is waited for")
+        wait_until(lambda: len(target.processes("alice")) > workers, 30, "the image is waited for")
         with stopped(home, mrun):
             home.run(("kill", "-CONT", str(link)), check=True)
             wait_until(journey.is_frozen, 30, "it stands still")
