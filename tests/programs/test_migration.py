@@ -166,10 +166,10 @@ UNMOVABLE = {
         "assert c.prctl(22, 2, ctypes.byref(P(1, ctypes.addressof(code)))) == 0",
         "filters its system calls",
     ),
-    "locked": (
-        "import ctypes, mmap; m = mmap.mmap(-1, 8192)\n"
-        "assert ctypes.CDLL(None).mlock(ctypes.byref(ctypes.c_char.from_buffer(m)), 8192) == 0",
-        "has memory that is locked",
+    "secret": (
+        "import ctypes, mmap, os; fd = ctypes.CDLL(None).syscall(447, 0)  # memfd_secret\n"
+        "os.ftruncate(fd, 4096); m = mmap.mmap(fd, 4096)",
+        "has memory that nobody else may read",
     ),
 }
 
