@@ -189,7 +189,7 @@ public class Sums {
             parts.add(pool.submit(() -> {
                 HashMap<Long, String> kept = new HashMap<>();
                 long n = seed;
-                for (int i = 0; i < 900000000; i++) {
+                for (int i = 0; i < 600000000; i++) {
                     n = n * 6364136223846793005L + 1442695040888963407L;
                     if (i % 256 == 0) kept.put(n >>> 50, Long.toHexString(n));
                 }
