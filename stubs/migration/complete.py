@@ -160,11 +160,7 @@ def start_timers(table: Table, process: Process) -> None:
 def make_threads(stub: Stub, threads: list[Thread]) -> None:
     """Make all threads but the first, each stopped before it does anything."""
     for thread in threads[1:]:
-        table = Table()
-        wanted = Room(thread.tid.to_bytes(8, "little"))
-        table.call(nr.NR_clone3, [_THREAD, 0, 0, 0, 0, 0, 0, 0, wanted, 1, 0], 88)
-        stub.leader.run(table)
-        born = Tracee(stub.leader.born, stub.pid)
+        born = Tracee(stub.clone(_THREAD, 0, thread.tid), stub.pid)
         if born.tid != thread.tid:
             raise RestoreError(f"thread {thread.tid} cannot have its number")
         born.stop()

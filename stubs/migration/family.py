@@ -14,7 +14,6 @@ from stubs.abi import ptrace
 from stubs.abi import x86_64 as nr
 from stubs.abi.sched import CLONE_PARENT
 from stubs.migration.errors import RestoreError
-from stubs.migration.executor import Table
 from stubs.migration.proc import read_stat
 from stubs.migration.rebuild import Stub
 from stubs.migration.tracee import CallFailedError, Tracee
@@ -23,13 +22,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stubs.migration.executor import Argument
     from stubs.migration.image import Process
 
     # Have a new stub execute the program of a process, if it is another than its parent's.
     Execute = Callable[[Stub, Process, Process], None]
-
-_CLONE_ARGS_BYTES = 88
 
 
 class Family:
@@ -122,13 +118,10 @@ class Family:
 
 def bear(mother: Stub, pid: int, flags: int) -> Tracee:
     """Have a stub fork a process with this pid, which stands still as it does."""
-    table = Table()
     # With CLONE_PARENT the signal is that of the mother.
     signo = 0 if flags & CLONE_PARENT else int(signal.SIGCHLD)
-    args: list[Argument] = [flags, 0, 0, 0, signo, 0, 0, 0, [pid], 1, 0]
-    table.call(nr.NR_clone3, args, _CLONE_ARGS_BYTES)
-    mother.leader.run(table)
-    born = Tracee(mother.leader.born, mother.leader.born)
+    number = mother.clone(flags, signo, pid)
+    born = Tracee(number, number)
     if born.tid != pid:
         raise RestoreError(f"process {pid} cannot have its number")
     born.stop()

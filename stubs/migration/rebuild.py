@@ -10,10 +10,12 @@ anything; the kernel's vDSO is put behind it meanwhile.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
 import struct
+import time
 
 from stubs.abi import ptrace
 from stubs.abi import x86_64 as nr
@@ -37,7 +39,7 @@ from stubs.migration.executor import ROWS_AT, SCRATCH_BYTES, SYSCALL, Room, Tabl
 from stubs.migration.image import Area
 from stubs.migration.intervals import without
 from stubs.migration.proc import read_vmas
-from stubs.migration.tracee import Tracee, write_memory
+from stubs.migration.tracee import CallFailedError, Tracee, write_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,6 +60,10 @@ _MSG_CMSG_CLOEXEC = 0x40000000
 _CMSG_HEADER = struct.Struct("=QII")
 # Of SCM_MAX_FD, which is 253.
 _MOST_FDS = 200
+
+_CLONE_ARGS_BYTES = 88
+# So long a number may be another's that has ended.
+_NUMBER_SECONDS = 0.5
 
 _WRITABLE = PROT_READ | PROT_WRITE
 
@@ -140,6 +146,26 @@ class Stub:
         self.leader.run(table)
         self.leader.install(scratch)
         self.leader.scratch_call(nr.NR_munmap, old, SCRATCH_BYTES)
+
+    def clone(self, flags: int, signo: int, number: int) -> int:
+        """Make a thread or process, by clone3(2), that asks for a number; return what it got.
+
+        What has just ended may keep its number for a moment: since Linux 6.15 release_task()
+        (kernel/exit.c) gives it back when whoever waited has been told already.
+        """
+        deadline = time.monotonic() + _NUMBER_SECONDS
+        while True:
+            table = Table()
+            args: list[Argument] = [flags, 0, 0, 0, signo, 0, 0, 0, [number], 1, 0]
+            table.call(nr.NR_clone3, args, _CLONE_ARGS_BYTES)
+            try:
+                self.leader.run(table)
+            except CallFailedError as error:
+                if error.errno != errno.EEXIST or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.001)
+            else:
+                return self.leader.born
 
     def receive(self, control: socket.socket, number: int, fds: dict[int, int]) -> None:
         """Give it descriptors of ours, by index; they get any free numbers."""

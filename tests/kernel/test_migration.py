@@ -239,6 +239,35 @@ def test_memory_is_the_same_elsewhere(desk: Desk, lively: bool) -> None:
     assert desk.moved_often(program, "32", "4", "6", lively=lively).split("\n")[1] == "same same"
 
 
+# Its second thread lives for a moment.
+LATE = """
+import threading, time
+first = threading.Thread(target=int)
+first.start()
+first.join()
+second = threading.Thread(target=time.sleep, args=(0.3,))
+second.start()
+open('late', 'w').write(str(second.native_id))
+time.sleep(60)
+"""
+
+
+def test_a_number_that_another_gives_back_late_is_waited_for(desk: Desk) -> None:
+    null = os.open("/dev/null", os.O_RDWR)
+    quiet: dict[str, Any] = {"stdio": (null, null, null), "cwd": str(desk.path)}
+    # So that the program is the second here, and its thread the third.
+    first = desk.lands[0].run("/bin/sleep", "0.5", **quiet)
+    pid = desk.run("/usr/bin/python3", "-c", PYTHON)
+    assert (pid, desk.lands[0].end_of(first)) == (first + 1, 0)
+    desk.lands[1].run("/usr/bin/python3", "-c", LATE, **quiet)
+    os.close(null)
+    late = desk.path / "late"
+    wait_until(lambda: late.exists() and late.read_text() != "", "the thread")
+    assert int(late.read_text()) == pid + 1
+    desk.move(pid)
+    assert desk.lands[0].end_of(pid) == 0
+
+
 @pytest.mark.parametrize("lively", [False, True], ids=["stopped", "pre-copied"])
 def test_locked_memory_is_locked_elsewhere(desk: Desk, lively: bool) -> None:
     said = desk.moved_often("/usr/bin/python3", "-c", LOCKED, lively=lively).split("\n")
