@@ -7,6 +7,7 @@
     stopcopy    the same 256 MB, all of them written to all the time: nothing can be sent before
     slowdown    a loop that has moved, against one that has not, on the same node
     loops       two loops begun at home, beside an idle node: when do both have a CPU?
+    expel       a node at 1 Gbit/s with two programs of 256 MB, 32 MB of which are written to
     many        moves of one busy program with threads; MOVES of them (default 200)
 
 The gap is the longest time between two looks of the program at its clock: that includes what else
@@ -188,6 +189,23 @@ def bench_loops() -> None:
             print(f"  one of them was gone after {time.monotonic() - begun:.1f} s", flush=True)
             for loop in loops:
                 loop.communicate(timeout=60)
+
+
+def bench_expel() -> None:
+    """Empty a node."""
+    with Cluster(f"mig{os.getpid()}", nodes=2) as cluster:
+        install(cluster)
+        throttle(cluster)
+        for _ in range(3):
+            for _ in range(2):
+                Running(cluster.home, "n1", "/tmp/gap", "256", "32", "40")
+            begun = time.monotonic()
+            said = cluster.home.run(("mlaunch", "expel", "n1"), timeout=120, check=True).stdout
+            took = time.monotonic() - begun
+            sent = sum(float(mb) for mb in re.findall(r"([\d.]+) MB", said.decode()))
+            print(f"  {took:.1f} s; {sent:.0f} MB, for which the link needs {sent / 125:.1f} s")
+            cluster.home.run(("pkill", "-f", "/tmp/gap"), check=True)
+            time.sleep(2)
 
 
 def bench_many() -> None:

@@ -96,7 +96,7 @@ public class J { public static void main(String[] a) throws Exception {
   for (int g = 0; g < 4; g++) { final int number = g; all.add(executor.submit(() -> {
     MessageDigest digest = MessageDigest.getInstance("SHA-256");
     byte[] h = {(byte) number}; List<byte[]> kept = new ArrayList<>();
-    for (int i = 0; i < 1500000; i++) {
+    for (int i = 0; i < 2500000; i++) {
       h = digest.digest(h);
       if (i % 100 == 0) kept.add(new byte[1000]);
       if (kept.size() > 2000) kept.clear();

@@ -163,12 +163,13 @@ def test_what_home_cannot_watch_is_not_taken_from_the_shelf() -> None:
     with tempfile.TemporaryDirectory(prefix="mlaunch-view-") as directory:
         os.chmod(directory, 0o755)
         with Bed(directory, USER) as bed:
-            os.mkdir(f"{bed.home}/x")
+            os.mkdir(f"{bed.home}/x", 0o711)  # may be searched, not read
             path = Path(f"{bed.home}/x/f")
             path.write_bytes(b"before " + bytes(1000))
-            os.chmod(f"{bed.home}/x", 0o711)  # may be searched, not read
             reading = bed.start(read_twice, f"{bed.mount}/x/f")
-            os.waitpid(reading[0], os.WUNTRACED)
+            seen = os.waitid(os.P_PID, reading[0], os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            if seen is None or seen.si_code != os.CLD_STOPPED:
+                bed.finish(reading)  # it says why
             kept(bed)
             change(str(path), 0, b"changed")
             os.kill(reading[0], signal.SIGCONT)
