@@ -8,6 +8,7 @@ conducts. What passes on the command sockets is pickled: both ends are this file
 import contextlib
 import os
 import pickle
+import resource
 import signal
 import socket
 import subprocess
@@ -300,6 +301,10 @@ class First:
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             os.execve(argv[0], argv, {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"})
         return pid
+
+    def limit(self, fds: list[int], which: int, value: int) -> None:
+        """Limit what is begun here from now on."""
+        resource.setrlimit(which, (value, value))
 
     def stub(self, fds: list[int], pid: int, path: bytes, number: int) -> int:
         """Start a stub."""

@@ -1,5 +1,6 @@
 import gzip
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -272,6 +273,15 @@ def test_a_number_that_another_gives_back_late_is_waited_for(desk: Desk) -> None
 def test_locked_memory_is_locked_elsewhere(desk: Desk, lively: bool) -> None:
     said = desk.moved_often("/usr/bin/python3", "-c", LOCKED, lively=lively).split("\n")
     assert said[1] == said[2] == "[(65536, 64, False), (1048576, 4, True)]"
+
+
+def test_locked_memory_is_refused_where_so_much_may_not_be_locked(desk: Desk) -> None:
+    pid = desk.run("/usr/bin/python3", "-c", LOCKED)
+    desk.lands[1].ask("limit", resource.RLIMIT_MEMLOCK, 4096)
+    with pytest.raises(MoveError, match="has locked 1088 KiB of memory, 4 KiB are allowed here"):
+        desk.move(pid)
+    assert desk.lands[0].end_of(pid) == 0
+    assert desk.output().split("\n")[2] == "[(65536, 64, False), (1048576, 4, True)]"
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,7 @@ def test_an_mrun_that_goes_meanwhile_ends_the_move(bed: Bed) -> None:
     assert [outcome.error for outcome in bed.outcomes] == ["it has ended"]
     bed.moving.move(record, "n2", "load", bed.outcomes.append)
     assert bed.outcomes[-1].error == "it has ended"
+    assert bed.moving.under_way == {}
 
 
 def test_the_pid_of_an_mrun_is_that_of_all_its_bodies(bed: Bed) -> None:
