@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from stubs.node.view.handler import Handler
+from stubs.node.view.responder import Responder
 from stubs.node.view.shelf import HASH_BYTES
 from stubs.wire.errors import RemoteProtocolError
 from stubs.wire.messages import Coming, Contents, Lacking, Listing, Names, Offered, Trace, Traced
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from stubs.node.view.handler import Core
     from stubs.node.view.inodes import Node
     from stubs.node.view.library import Library, Sought
     from stubs.node.view.reading import Reading
+    from stubs.node.view.responder import Core
     from stubs.node.view.snapshots import Snapshots
     from stubs.wire.codec import Message
 
@@ -65,7 +65,7 @@ class Notes:
         return found
 
 
-class Ahead(Handler):
+class Ahead(Responder):
     """Takes in what home sends unasked."""
 
     def __init__(

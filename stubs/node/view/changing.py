@@ -11,8 +11,8 @@ import errno
 
 from stubs.abi import fuse
 from stubs.node.view.fuse import BODY
-from stubs.node.view.handler import Handler
 from stubs.node.view.opening import OPENED, Opening
+from stubs.node.view.responder import Responder
 from stubs.wire.messages import (
     Attrs,
     Create,
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stubs.node.view.directories import Directories
-    from stubs.node.view.handler import Core
     from stubs.node.view.inodes import Node
     from stubs.node.view.posting import Posting
     from stubs.node.view.reading import Reading
+    from stubs.node.view.responder import Core
     from stubs.wire.codec import Message
 
 RENAME_EXCHANGE = 2
@@ -69,7 +69,7 @@ _TOLD = (
 _PRIVATE_XATTRS = (b"security.", b"system.", b"trusted.")
 
 
-class Changing(Handler):
+class Changing(Responder):
     """Answers what changes home's files otherwise than by WRITE."""
 
     def __init__(

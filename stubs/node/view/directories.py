@@ -14,8 +14,8 @@ import stat
 from stubs.abi import fuse
 from stubs.node.view.callers import Callers
 from stubs.node.view.fuse import BODY
-from stubs.node.view.handler import Handler
 from stubs.node.view.inodes import DAY, FOREVER, VOLATILE_SECONDS, Node
+from stubs.node.view.responder import Responder
 from stubs.node.view.walk import Walk
 from stubs.wire.messages import (
     Attrs,
@@ -30,8 +30,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stubs.node.view.handler import Core
     from stubs.node.view.inodes import Directory
+    from stubs.node.view.responder import Core
     from stubs.node.view.snapshots import Snapshots
 
 NAME_MAX = 255  # include/uapi/linux/limits.h; FUSE itself has names of up to 1024 bytes
@@ -49,7 +49,7 @@ _NO_ENTRY = bytes(_ENTRY_SIZE)
 _UNKNOWN_INO = 0xFFFFFFFF
 
 
-class Directories(Handler):
+class Directories(Responder):
     """Answers questions about names."""
 
     def __init__(self, core: Core, snapshots: Snapshots) -> None:

@@ -15,8 +15,8 @@ from collections import OrderedDict
 from stubs.abi import fuse
 from stubs.node.view.callers import Callers
 from stubs.node.view.fuse import BODY
-from stubs.node.view.handler import Handler
 from stubs.node.view.inodes import FOREVER, READABLE, WRITABLE
+from stubs.node.view.responder import Responder
 from stubs.wire.messages import (
     Attrs,
     Cancel,
@@ -32,9 +32,9 @@ from stubs.wire.messages import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stubs.node.view.handler import Core
     from stubs.node.view.inodes import Node
     from stubs.node.view.reading import Reading
+    from stubs.node.view.responder import Core
     from stubs.node.view.writing import Writing
 
 F_GETLK, F_SETLK, F_SETLKW = 0, 1, 2  # Lock.op
@@ -57,7 +57,7 @@ def setattr_size(node: Node, size: int, pid: int) -> Setattr:
     return Setattr(node.id, fuse.FATTR_SIZE, 0, 0, 0, size, 0, 0, pid)
 
 
-class Opening(Handler):
+class Opening(Responder):
     """Answers what is about open files."""
 
     def __init__(self, core: Core, reading: Reading, writing: Writing) -> None:

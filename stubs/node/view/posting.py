@@ -22,9 +22,9 @@ import os
 import stat
 
 from stubs.abi import fuse
-from stubs.node.view.handler import Handler
 from stubs.node.view.inodes import EXECUTABLE, FOREVER, WRITABLE
 from stubs.node.view.opening import OPENED
+from stubs.node.view.responder import Responder
 from stubs.node.view.temporaries import PART, suits
 from stubs.node.view.uplink import errno_of
 from stubs.wire.messages import ATTR_OPEN, ATTR_PLAIN, Attrs, Create, Found, Unlink
@@ -32,10 +32,10 @@ from stubs.wire.messages import ATTR_OPEN, ATTR_PLAIN, Attrs, Create, Found, Unl
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stubs.node.view.directories import Directories
-    from stubs.node.view.handler import Core
     from stubs.node.view.inodes import Node
     from stubs.node.view.opening import Opening
     from stubs.node.view.reading import Reading
+    from stubs.node.view.responder import Core
     from stubs.node.view.snapshots import Snapshots
     from stubs.node.view.temporaries import Temporary
     from stubs.node.view.writing import Writing
@@ -51,7 +51,7 @@ _TRUNCATIONS = (fuse.FATTR_SIZE, fuse.FATTR_SIZE | _NOW)
 _OWNERS = fuse.FATTR_UID | fuse.FATTR_GID
 
 
-class Posting(Handler):
+class Posting(Responder):
     """Answers changes at once where that is sound; each method tells whether it did."""
 
     def __init__(

@@ -18,8 +18,8 @@ from stubs.abi import fuse
 from stubs.abi.malloc import malloc_trim
 from stubs.node.view.drafts import Drafts
 from stubs.node.view.fuse import BODY
-from stubs.node.view.handler import Handler
 from stubs.node.view.pieces import Piece, ReadAhead, Shelved
+from stubs.node.view.responder import Responder
 from stubs.wire.messages import Data, Error, Read
 
 TYPE_CHECKING = False
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stubs.link.loop import Timer
-    from stubs.node.view.handler import Core
     from stubs.node.view.inodes import Node
     from stubs.node.view.library import Library, Sought
     from stubs.node.view.pieces import Part
+    from stubs.node.view.responder import Core
     from stubs.wire.codec import Message
 
 PIECE = 512 << 10  # of a sequential read; also the size up to which a file is small
@@ -55,7 +55,7 @@ PATIENCE = 5
 MAX_REPEATS = 8
 
 
-class Reading(Handler):
+class Reading(Responder):
     """Answers READ."""
 
     def __init__(self, core: Core, library: Library) -> None:

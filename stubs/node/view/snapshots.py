@@ -15,16 +15,16 @@ from __future__ import annotations
 import errno
 import stat
 
-from stubs.node.view.handler import Handler
 from stubs.node.view.inodes import FOREVER, VOLATILE_SECONDS, Node
+from stubs.node.view.responder import Responder
 from stubs.wire.messages import Error, Listing, Snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stubs.node.view.handler import Core
     from stubs.node.view.inodes import Directory
+    from stubs.node.view.responder import Core
     from stubs.wire.codec import Change, Entry, Message
 
 # A directory with more names than this is not fetched for the sake of one of them.
@@ -37,7 +37,7 @@ MAX_NAMES = 15_000
 MAX_NODES = 25_000
 
 
-class Snapshots(Handler):
+class Snapshots(Responder):
     """What is known of all directories."""
 
     def __init__(self, core: Core) -> None:

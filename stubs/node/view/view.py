@@ -22,13 +22,13 @@ from stubs.node.view.changing import Changing
 from stubs.node.view.directories import Directories
 from stubs.node.view.families import Families
 from stubs.node.view.fuse import Device
-from stubs.node.view.handler import Core
 from stubs.node.view.inodes import DAY, Inodes, Node, Owners
 from stubs.node.view.invalidation import Notifier
 from stubs.node.view.library import Library
 from stubs.node.view.opening import Opening
 from stubs.node.view.posting import Posting
 from stubs.node.view.reading import Reading
+from stubs.node.view.responder import Core
 from stubs.node.view.snapshots import Snapshots
 from stubs.node.view.temporaries import Temporaries
 from stubs.node.view.uplink import Uplink

@@ -17,7 +17,7 @@ from collections import deque
 
 from stubs.abi import fuse
 from stubs.node.view.fuse import BODY
-from stubs.node.view.handler import Handler
+from stubs.node.view.responder import Responder
 from stubs.node.view.uplink import errno_of
 from stubs.wire.messages import WRITE_APPEND, Attrs, Write
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stubs.link.loop import Timer
-    from stubs.node.view.handler import Core
     from stubs.node.view.inodes import Node
     from stubs.node.view.reading import Reading
+    from stubs.node.view.responder import Core
     from stubs.wire.codec import Message
 
 MAX_DELAY_SECONDS = 0.02
@@ -55,7 +55,7 @@ class Chunk:
         self.parts = [data]
 
 
-class Writing(Handler):
+class Writing(Responder):
     """Takes WRITEs and passes them on."""
 
     def __init__(self, core: Core, reading: Reading) -> None:

@@ -40,7 +40,7 @@ class Core:
         self.clock = clock
 
 
-class Handler:
+class Responder:
     """One that answers some of the kernel's requests or home's messages."""
 
     def __init__(self, core: Core) -> None:
