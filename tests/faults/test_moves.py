@@ -18,6 +18,9 @@ from tests.programs.nodes import add_nodes, on
 SLOW = 16
 LARGE = 8 << 20
 
+# Who stands still for so long does so to be moved: the image takes LARGE / SLOW, four seconds.
+STANDING_S = 1.0
+
 
 @pytest.fixture(scope="module")
 def nodes(_no_leaks: None) -> Iterator[Cluster]:
@@ -45,9 +48,12 @@ def begin(cluster: Cluster) -> Journey:
     journey.begin()
 
     def stands() -> bool:
-        if journey.is_frozen():
-            time.sleep(0.2)  # it also stops for moments while it is sent as it runs
-        return journey.is_frozen()
+        # It also stops for moments while it is sent as it runs, longer ones on a busy machine.
+        end = time.monotonic() + STANDING_S
+        while journey.is_frozen():
+            if time.monotonic() > end:
+                return True
+        return False
 
     wait_until(stands, 60, "it stands still")
     return journey
