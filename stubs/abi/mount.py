@@ -68,6 +68,19 @@ def mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes = b
         raise
 
 
+def mount_fuse(device: int, target: bytes, uid: int, gid: int) -> None:
+    """Mount what an open /dev/fuse answers for; the kernel checks permissions, for all users.
+
+    The root has mode 755 until the kernel has asked for its attributes, not 0 as with fuse(8): an
+    answer that a change at home overtakes is dropped (fuse_change_attributes), and what was the
+    first to look would not be asked about again, but refused (fuse_permission, fs/fuse/dir.c).
+    """
+    options = (
+        f"fd={device},rootmode=40755,user_id={uid},group_id={gid},allow_other,default_permissions"
+    )
+    mount(b"mlaunch", target, b"fuse", MS_NOSUID | MS_NODEV, options.encode())
+
+
 def umount2(target: bytes, flags: int) -> None:
     """Unmount what is on top at `target`."""
     _umount2(target, flags)

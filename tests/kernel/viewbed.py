@@ -23,11 +23,10 @@ from typing import Any
 from stubs.abi.mount import (
     MNT_DETACH,
     MNT_FORCE,
-    MS_NODEV,
-    MS_NOSUID,
     MS_PRIVATE,
     MS_REC,
     mount,
+    mount_fuse,
     umount2,
 )
 from stubs.abi.prctl import PR_SET_PDEATHSIG, prctl
@@ -174,12 +173,8 @@ class Bed:
             sock.send(b"u")
             assert sock.recv(1) == b"m"
         fuse_fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
-        options = (
-            f"fd={fuse_fd},rootmode=40000,user_id={self.uid},group_id={self.uid},"
-            "allow_other,default_permissions"
-        )
         target = os.fsencode(self.mount)
-        mount(b"mlaunch", target, b"fuse", MS_NOSUID | MS_NODEV, options.encode())
+        mount_fuse(fuse_fd, target, self.uid, self.uid)
         socket.send_fds(sock, [b"f"], [fuse_fd])
         os.close(fuse_fd)
         sock.settimeout(None)

@@ -22,11 +22,10 @@ from stubs.abi.libc import function
 from stubs.abi.mount import (
     MNT_DETACH,
     MNT_FORCE,
-    MS_NODEV,
-    MS_NOSUID,
     MS_PRIVATE,
     MS_REC,
     mount,
+    mount_fuse,
     umount2,
 )
 from stubs.abi.prctl import PR_SET_PDEATHSIG, prctl
@@ -127,11 +126,7 @@ class Init:
         # Opened in this user namespace: the kernel mounts it in no other (fs/fuse/inode.c).
         fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         root = next(path for path in MOUNT_POINTS if os.path.isdir(path))
-        options = (
-            f"fd={fuse},rootmode=40000,user_id={message.uid},group_id={message.gid},"
-            "allow_other,default_permissions"
-        )
-        mount(b"mlaunch", root, b"fuse", MS_NOSUID | MS_NODEV, options.encode())
+        mount_fuse(fuse, root, message.uid, message.gid)
         self._root = root
         self._agent.reply(self._tag, Spawned(pid), [fuse])
 
