@@ -78,7 +78,8 @@ class Emptying:
             self._begin()
 
     def _move(self, record: Record) -> None:
-        self._moving.move(record, self._balancing.refuge_of(record), self._why, self._ended)
+        refuge = self._balancing.refuge_of(record)
+        self._moving.move(record, refuge, self._why, self._ended, promptly=True)
 
     def _left(self) -> list[Record]:
         return [each for each in self._journal.bodies() if each.node == self._member.name]
@@ -86,7 +87,7 @@ class Emptying:
     def _ended(self, outcome: Outcome) -> None:
         if outcome.error and not outcome.refused and outcome.target != HOME:
             # That node could not take it. Home can.
-            self._moving.move(outcome.record, HOME, self._why, self._ended)
+            self._moving.move(outcome.record, HOME, self._why, self._ended, promptly=True)
             return
         self._under_way -= 1
         # What has ended meanwhile has gone, too.

@@ -17,7 +17,16 @@ from mlaunch.journal import Record
 from mlaunch.states import HOME
 from stubs.link.endpoint import Endpoint
 from stubs.node.capsule.processes import read_process
-from stubs.wire.messages import HOW_LIVELY, HOW_ZSTD, CanMove, Error, Move, Moved, Reasons
+from stubs.wire.messages import (
+    HOW_LIVELY,
+    HOW_PROMPTLY,
+    HOW_ZSTD,
+    CanMove,
+    Error,
+    Move,
+    Moved,
+    Reasons,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +82,9 @@ class Outcome(NamedTuple):
 class _Attempt:
     """A move, or a checkpoint, from the wish to the outcome."""
 
-    def __init__(self, record: Record, target: str, why: str, path: str, done: Done) -> None:
+    def __init__(
+        self, record: Record, target: str, why: str, path: str, done: Done, how: int = HOW_LIVELY
+    ) -> None:
         """Note where the program is now."""
         self.record = record
         self.source = record.place
@@ -81,6 +92,7 @@ class _Attempt:
         self.why = why
         self.path = path
         self.done = done
+        self.how = how
 
     def outcome(
         self, reply: Moved | None = None, error: str = "", refused: bool = False
@@ -133,9 +145,15 @@ class Moving:
             raise LaunchError(text, hint, 1)
         return found
 
-    def move(self, record: Record, target: str, why: str, done: Done) -> None:
-        """Move a program to a node, or HOME; `done` is called once."""
-        attempt = _Attempt(record, target, why, "", done)
+    def move(
+        self, record: Record, target: str, why: str, done: Done, promptly: bool = False
+    ) -> None:
+        """Move a program to a node, or HOME; `done` is called once.
+
+        `promptly`: that it is soon away matters more than for how long it stands still.
+        """
+        how = HOW_LIVELY | (HOW_PROMPTLY if promptly else 0)
+        attempt = _Attempt(record, target, why, "", done, how)
         member = self._inventory.find(LOCAL.name if target == HOME else target)
         if target == record.place or (target == HOME and record.node == LOCAL.name):
             attempt.fail(f"it is {_where(target)} already")
@@ -150,7 +168,7 @@ class Moving:
         if self._begin(attempt):
             node = record.node.encode()
             self._request(
-                attempt, Move(record.pid, node, b"checkpoint", HOW_LIVELY, os.fsencode(path))
+                attempt, Move(record.pid, node, b"checkpoint", attempt.how, os.fsencode(path))
             )
 
     def afterwards(self, record: Record, then: Callable[[], None]) -> None:
@@ -194,7 +212,7 @@ class Moving:
             self._end(attempt, attempt.outcome(error=error))
             return
         fds = self._placing.attach(client, member, record.pid) if client is not None else []
-        how = HOW_LIVELY | (HOW_ZSTD if member.facts.get("zstd") else 0)
+        how = attempt.how | (HOW_ZSTD if member.facts.get("zstd") else 0)
         message = Move(record.pid, member.name.encode(), attempt.why.encode(), how, b"")
         self._request(attempt, message, fds, member)
 

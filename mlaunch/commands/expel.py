@@ -14,7 +14,8 @@ from mlaunch.errors import LaunchError
 def expel(node: str) -> int:
     """Move every program away from NODE, wherever is best, home at the worst.
 
-    Nothing is sent there until the command ends. The exit status is 1 if one could not move.
+    Nothing is sent there until the command ends. That NODE is soon empty matters more than for how
+    long a program stands still. The exit status is 1 if one could not move.
     """
     answer = client.ask_if_running({"do": "expel", "node": node}, LONGEST_S)
     if answer is None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _MOST_RANGES = 512
 
 # How much of a block is compressed to see whether it pays.
-_SAMPLE_BYTES = 32 << 10
+_SAMPLE_BYTES = 8 << 10
 
 # Bytes that go into each a second, on a common machine; what a link takes before it is measured
 # (1 Gbit/s), and how much of what was measured is kept from one block to the next.

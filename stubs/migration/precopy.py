@@ -3,8 +3,8 @@
 A userfaultfd of the program itself, taken by us so that the program has none, notes which pages
 are written to (WP_ASYNC); nothing is asked of the program, which pays about 1 us for the first
 write to a page in a round. Round by round what was written since is sent again, until a round is
-so short that the rest may as well go with the program stopped. Linux 6.7; before that there are no
-rounds.
+so short, or the next so long, that the rest may as well go with the program stopped. Linux 6.7;
+before that there are no rounds.
 
 Only private anonymous memory of the first process is sent so, but for its stacks that grow. The
 destination may keep what it has been sent where there still is such memory at the end.
@@ -32,6 +32,7 @@ from stubs.migration.areas import advice_of, flags_of, is_anonymous, locked_of, 
 from stubs.migration.image import Area
 from stubs.migration.injection import visit
 from stubs.migration.intervals import merged, within, without
+from stubs.migration.pages import blocks
 from stubs.migration.proc import read_vmas
 from stubs.migration.stream import Layout, send
 
@@ -59,11 +60,32 @@ else:
 # A program that has less is sent as fast while it stands still.
 LEAST_BYTES = 4 << 20
 
-# The rest goes with the program stopped when a round was one of these, or the last one allowed.
+# The rest goes with the program stopped when a round was as short as this, when the next would not
+# be much shorter than the last, or after so many.
 _SHORT_BYTES = 2 << 20
 _SHORT_SECONDS = 0.05
 _SHRINKS = 0.9
 _MOST_ROUNDS = 8
+
+# How fast a link is taken to be until that is known, bytes a second.
+_LINK = 120e6
+
+
+class _Pace:
+    """How fast memory goes out, from the beginning on."""
+
+    def __init__(self) -> None:
+        """Begin as if _LINK had been seen for a second."""
+        self._begun = time.monotonic() - 1.0
+        self._bytes = _LINK
+
+    def note(self, size: int) -> None:
+        """Note that so much more has gone."""
+        self._bytes += size
+
+    def seconds(self, size: int) -> float:
+        """Return how long so much will take."""
+        return size * (time.monotonic() - self._begun) / self._bytes
 
 
 class Precopy:
@@ -95,23 +117,44 @@ class Precopy:
                 os.close(fd)
         self._fd = self._pagemap = -1
 
-    def run(self, write: Write, send_pages: SendPages) -> list[Round]:
-        """Send the memory, round by round."""
+    def run(self, write: Write, send_pages: SendPages, patience: float = 0.0) -> list[Round]:
+        """Send the memory, round by round, until the rest can go within `patience`, seconds."""
         vmas = [vma for vma in read_vmas(self._pid) if self._track(vma)]
         self._tracked = [(vma.start, vma.end) for vma in vmas]
         send(write, Layout([_area(vma).encode() for vma in vmas]))
         rounds: list[Round] = []
+        pace = _Pace()
         while len(rounds) < _MOST_ROUNDS:
             begun = time.monotonic()
-            ranges = self._collect()
-            sent = send_pages([(start, end - start) for start, end in ranges])
-            there = [(start, start + size) for start, size in sent]
-            self.sent = merged(without(self.sent, merged(ranges)) + there)
-            self.given = merged(self.given + there)
-            rounds.append(Round(sum(size for _, size in sent), time.monotonic() - begun))
-            if _is_last(rounds):
+            ranges = merged(self._collect())
+            self.sent = without(self.sent, ranges)
+            if rounds and _size(ranges) > _SHRINKS * rounds[-1].bytes:
+                break
+            sent, left = self._send(ranges, send_pages, pace, patience)
+            rounds.append(Round(sent, time.monotonic() - begun))
+            if left or sent < _SHORT_BYTES or rounds[-1].seconds < _SHORT_SECONDS:
                 break
         return rounds
+
+    def _send(
+        self, ranges: list[tuple[int, int]], send_pages: SendPages, pace: _Pace, patience: float
+    ) -> tuple[int, int]:
+        """Send pages until the rest can go within `patience`.
+
+        Returns the bytes that were sent, not counting what is not there any more, and those left.
+        """
+        there: list[tuple[int, int]] = []
+        left = _size(ranges)
+        for block in blocks((start, end - start) for start, end in ranges):
+            if pace.seconds(left) < patience:
+                break
+            there += [(start, start + size) for start, size in send_pages(block)]
+            size = sum(size for _, size in block)
+            pace.note(size)
+            left -= size
+        self.sent = merged(self.sent + there)
+        self.given = merged(self.given + there)
+        return _size(there), left
 
     def finish(self) -> None:
         """Find out what was written to since; the process stands still from now on."""
@@ -142,11 +185,8 @@ class Precopy:
         return found
 
 
-def _is_last(rounds: list[Round]) -> bool:
-    last = rounds[-1]
-    if last.bytes < _SHORT_BYTES or last.seconds < _SHORT_SECONDS:
-        return True
-    return len(rounds) > 1 and last.bytes > _SHRINKS * rounds[-2].bytes
+def _size(ranges: list[tuple[int, int]]) -> int:
+    return sum(end - start for start, end in ranges)
 
 
 def _take_userfaultfd(pid: int) -> int:

@@ -66,10 +66,10 @@ class Source:
         self._begun = False
         self._stopping_ns = 0
 
-    def precopy(self, write: Write) -> list[Round]:
+    def precopy(self, write: Write, patience: float = 0.0) -> list[Round]:
         """Send what can be sent while the tree runs; returns the rounds, none where it cannot.
 
-        It is given up for good when `write` raises.
+        `patience` as in Precopy.run. It is given up for good when `write` raises.
         """
         pid = self.pids[0]
         try:
@@ -83,7 +83,9 @@ class Source:
         self._begun = True
         reader = MemoryReader(pid)
         try:
-            return self._precopy.run(write, lambda ranges: self._send(write, 0, reader, ranges))
+            return self._precopy.run(
+                write, lambda ranges: self._send(write, 0, reader, ranges), patience
+            )
         finally:
             reader.close()
 

@@ -177,7 +177,8 @@ def move(
 ) -> dict[str, Any]:
     """Move a program, and return what was measured. MoveError when it stays where it was.
 
-    `killed` names a worker that is killed when the tree is held; `options` are what `_spoil` does.
+    `killed` names a worker that is killed when the tree is held; `options` are `patience` of the
+    pre-copy, and what `_spoil` does.
     """
     left, right = socket.socketpair()
     for end in (left, right):
@@ -392,7 +393,8 @@ def _source(
     options: dict[str, Any],
 ) -> None:
     source = Source(pids, outside)
-    rounds = source.precopy(stream.sendall) if lively else []
+    patience = options.get("patience", 0.0)
+    rounds = source.precopy(stream.sendall, patience) if lively else []
     begun = time.monotonic()
     try:
         source.freeze()

@@ -1,4 +1,5 @@
 import gzip
+import itertools
 import os
 import resource
 import shutil
@@ -238,6 +239,28 @@ def test_a_whole_tree_moves(desk: Desk) -> None:
 def test_memory_is_the_same_elsewhere(desk: Desk, lively: bool) -> None:
     program = compiled("heap", desk.path)
     assert desk.moved_often(program, "32", "4", "6", lively=lively).split("\n")[1] == "same same"
+
+
+@pytest.mark.parametrize(("patience", "share"), [(10.0, 0.0), (0.1, 0.5)])
+def test_what_is_to_be_away_promptly_soon_stands_still(
+    desk: Desk, patience: float, share: float
+) -> None:
+    pid = desk.run(compiled("heap", desk.path), "48", "4", "3")
+    facts = desk.move(pid, lively=True, patience=patience)
+    (only,) = facts["rounds"]
+    # What takes a tenth of a second was left: 12 MB, if sending is taken to be as slow as a link.
+    assert share * facts["bytes"] <= only.bytes <= 1.9 * share * facts["bytes"]
+    assert desk.lands[0].end_of(pid) == 0
+    assert desk.output().split("\n")[1] == "same same"
+
+
+def test_memory_that_is_all_written_to_is_not_sent_again_and_again(desk: Desk) -> None:
+    pid = desk.run(compiled("heap", desk.path), "1", "64", "3")
+    facts = desk.move(pid, lively=True)
+    for one, next_one in itertools.pairwise(facts["rounds"]):
+        assert next_one.bytes <= 0.9 * one.bytes
+    assert desk.lands[0].end_of(pid) == 0
+    assert desk.output().split("\n")[1] == "same same"
 
 
 # Its second thread lives for a moment.

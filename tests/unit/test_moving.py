@@ -23,7 +23,7 @@ from stubs.link.endpoint import Endpoint
 from stubs.link.loop import Loop
 from stubs.link.stream import SocketStream
 from stubs.wire.codec import Message, Usage
-from stubs.wire.messages import Attach, Ended, Error, Move, Moved, Place, Report
+from stubs.wire.messages import HOW_PROMPTLY, Attach, Ended, Error, Move, Moved, Place, Report
 from stubs.wire.version import VERSION
 
 EBUSY = 16
@@ -284,6 +284,13 @@ def test_while_a_node_is_emptied_nothing_is_sent_there(bed: Bed) -> None:
     bed.on_move = lambda message: seen.append(bed.node("n1").problem)
     emptied(bed, "n1")
     assert seen == ["it is being emptied"]
+
+
+def test_what_leaves_a_node_that_is_emptied_is_to_be_soon_away(bed: Bed) -> None:
+    bed.place(7, "n1")
+    bed.move(7, "n2")
+    emptied(bed, "n2")
+    assert [message.how & HOW_PROMPTLY for message, _ in bed.moves] == [0, HOW_PROMPTLY]
 
 
 def test_what_cannot_leave_a_node_is_named_and_stays(bed: Bed) -> None:

@@ -26,6 +26,7 @@ from stubs.wire.errors import ProtocolError
 from stubs.wire.frame import encode_frame
 from stubs.wire.messages import (
     HOW_LIVELY,
+    HOW_PROMPTLY,
     HOW_ZSTD,
     Bequest,
     Depart,
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
 # What freezing does not come upon. The rest of why_not may be out of date by then: who has just
 # been born is none of the processes that were asked about.
 _UNSEEN_FROZEN = ("namespace", "seccomp", "shadow_stack")
+
+# For how long a program may stand still to be away promptly: what runs on takes CPU time from who
+# sends it, and has him send pages twice.
+PATIENCE_SECONDS = 5.0
 
 _EBUSY = 16
 _EINVAL = 22
@@ -135,7 +140,7 @@ def freeze(
     try:
         source = Source(pids, outside, inherited, zstd=bool(how & HOW_ZSTD))
         if how & HOW_LIVELY:
-            source.precopy(image.sendall)
+            source.precopy(image.sendall, PATIENCE_SECONDS if how & HOW_PROMPTLY else 0.0)
         source.freeze()
     except Unmovable as error:
         agent.fail(_EBUSY, str(error))

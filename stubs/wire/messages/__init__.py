@@ -101,6 +101,7 @@ from stubs.wire.messages.local import Refused as Refused
 from stubs.wire.messages.local import Report as Report
 from stubs.wire.messages.local import Start as Start
 from stubs.wire.messages.moving import HOW_LIVELY as HOW_LIVELY
+from stubs.wire.messages.moving import HOW_PROMPTLY as HOW_PROMPTLY
 from stubs.wire.messages.moving import HOW_ZSTD as HOW_ZSTD
 from stubs.wire.messages.moving import Arrive as Arrive
 from stubs.wire.messages.moving import CanMove as CanMove

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Bits of `how` a body is to leave.
 HOW_LIVELY = 1  # what can be is sent while it runs
 HOW_ZSTD = 2  # who is to get it can decompress that
+HOW_PROMPTLY = 4  # that it is soon away matters more than for how long it stands still
 
 
 class Dump(Message):
