@@ -56,18 +56,25 @@ class OwnPages:
     def __init__(self, pid: int) -> None:
         """Open its pagemap."""
         self._fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-        self._scan = Scan(0, PAGE_IS_FILE | PAGE_IS_PFNZERO, PAGE_IS_PRESENT | PAGE_IS_SWAPPED)
+        anyof = PAGE_IS_PRESENT | PAGE_IS_SWAPPED
+        self._scan = Scan(0, PAGE_IS_FILE | PAGE_IS_PFNZERO, anyof)
+        # To tell a page of a file the kernel must look at each: four times as long.
+        self._scan_anonymous = Scan(0, PAGE_IS_PFNZERO, anyof)
         self._scans = True
 
     def close(self) -> None:
         """Close it."""
         os.close(self._fd)
 
-    def find(self, start: int, end: int) -> list[tuple[int, int]]:
-        """Return (start, end) of the ranges of own pages between two addresses."""
+    def find(self, start: int, end: int, anonymous: bool = False) -> list[tuple[int, int]]:
+        """Return (start, end) of the ranges of own pages between two addresses.
+
+        `anonymous`: no page there can be of a file.
+        """
         if self._scans:
             try:
-                return self._scan.run(self._fd, start, end)
+                scan = self._scan_anonymous if anonymous else self._scan
+                return scan.run(self._fd, start, end)
             except OSError:
                 self._scans = False  # before Linux 6.7
         return list(self.read(start, end))

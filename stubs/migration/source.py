@@ -10,7 +10,7 @@ import platform
 import time
 
 from stubs.migration import stream
-from stubs.migration.areas import SPECIAL, is_shared
+from stubs.migration.areas import SPECIAL, is_anonymous, is_shared
 from stubs.migration.capture import capture, record_zombie
 from stubs.migration.clocks import read_clocks
 from stubs.migration.cpu import cpu_flags
@@ -96,22 +96,17 @@ class Source:
         """
         self._stopping_ns = time.monotonic_ns()
         try:
-            frozen = Frozen(self.pids, self._kept)
-        except BaseException:
-            self._end_precopy()
-            raise
-        try:
+            self._frozen = Frozen(self.pids, self._kept)
             if self._precopy is not None:
                 self._precopy.finish()
-            self._collect(frozen)
-        except (FileNotFoundError, ProcessLookupError) as error:
-            frozen.thaw()
-            raise Unmovable(reason("ended", self.pids[0], f"has been killed: {error}")) from error
-        except BaseException:
-            frozen.thaw()
+            self._collect(self._frozen)
+        except BaseException as error:
+            self.thaw()
+            if isinstance(error, (FileNotFoundError, ProcessLookupError)):
+                text = f"has been killed: {error}"
+                raise Unmovable(reason("ended", self.pids[0], text)) from error
             raise
-        self._frozen = frozen
-        self.pids = frozen.pids
+        self.pids = self._frozen.pids
 
     def _collect(self, frozen: Frozen) -> None:
         living = list(frozen.processes)
@@ -186,7 +181,7 @@ class Source:
                     # Its file has no name any more: what is in it goes as memory.
                     found.append((vma.start, vma.end))
                 elif vma.path not in SPECIAL and not is_shared(vma):
-                    found += own.find(vma.start, vma.end)
+                    found += own.find(vma.start, vma.end, is_anonymous(vma))
             if index == 0 and self._precopy is not None:
                 found, drop = to_send(self._precopy, vmas, found)
                 stream.send(write, stream.Drop([number for each in drop for number in each]))
@@ -239,15 +234,17 @@ class Source:
 
     def thaw(self) -> None:
         """Let the tree go on here, as if nothing had been."""
-        self._end_precopy()
         if self._frozen is not None:
             self._frozen.thaw()
+            self._frozen = None
+        self._end_precopy()
 
     def kill(self) -> None:
         """Remove the tree: it lives elsewhere, with its files of /dev/shm."""
         if self._frozen is None:
             return
         self._frozen.kill()
+        self._end_precopy()
         for shared in self._opens.shared:
             if shared.path:
                 try:

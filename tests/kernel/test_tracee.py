@@ -8,7 +8,7 @@ import pytest
 
 from stubs.abi import x86_64 as nr
 from stubs.abi.ptrace import seize
-from stubs.migration.areas import SPECIAL
+from stubs.migration.areas import SPECIAL, is_anonymous
 from stubs.migration.executor import Room, Table
 from stubs.migration.freeze import Frozen
 from stubs.migration.injection import Injection
@@ -142,6 +142,8 @@ def test_own_pages_are_found_without_a_scan_as_well(sleeper: subprocess.Popen[by
     for vma in read_vmas(sleeper.pid):
         if vma.path not in SPECIAL:
             scanned = set(own.find(vma.start, vma.end))
+            if is_anonymous(vma):
+                assert set(own.find(vma.start, vma.end, anonymous=True)) == scanned
             # The zero page cannot be told from another so.
             read = list(own.read(vma.start, vma.end))
             assert not without(sorted(scanned), read), vma
