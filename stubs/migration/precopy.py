@@ -102,6 +102,7 @@ class Precopy:
         self.given: list[tuple[int, int]] = []  # (start, end) of all that the destination has
         self.sent: list[tuple[int, int]] = []  # of that, what is tracked since it was sent
         self.written: list[tuple[int, int]] = []  # of that, what it has not as it is now
+        self._missing: list[tuple[int, int]] = []  # written to, but not sent since
         self._fd = -1
         try:
             self._fd = _take_userfaultfd(pid)
@@ -126,39 +127,47 @@ class Precopy:
         pace = _Pace()
         while len(rounds) < _MOST_ROUNDS:
             begun = time.monotonic()
-            ranges = merged(self._collect())
-            self.sent = without(self.sent, ranges)
-            if rounds and _size(ranges) > _SHRINKS * rounds[-1].bytes:
+            self._look()
+            if rounds and _size(self._missing) > _SHRINKS * rounds[-1].bytes:
                 break
-            sent, left = self._send(ranges, send_pages, pace, patience)
+            sent = self._send(send_pages, pace, patience)
             rounds.append(Round(sent, time.monotonic() - begun))
-            if left or sent < _SHORT_BYTES or rounds[-1].seconds < _SHORT_SECONDS:
+            if self._missing or sent < _SHORT_BYTES or rounds[-1].seconds < _SHORT_SECONDS:
                 break
         return rounds
 
-    def _send(
-        self, ranges: list[tuple[int, int]], send_pages: SendPages, pace: _Pace, patience: float
-    ) -> tuple[int, int]:
-        """Send pages until the rest can go within `patience`.
+    def send_rest(self, send_pages: SendPages) -> None:
+        """Send what is missing; the process has just been stopped, and may be looked into yet."""
+        self._look()
+        self._send(send_pages, _Pace(), 0.0)
 
-        Returns the bytes that were sent, not counting what is not there any more, and those left.
-        """
+    def finish(self) -> None:
+        """Find out what was written to since; nobody does so any more."""
+        self.written = merged(self._collect())
+
+    def _look(self) -> None:
+        """Find out what is missing now."""
+        self._missing = merged(self._missing + self._collect())
+        self.sent = without(self.sent, self._missing)
+
+    def _send(self, send_pages: SendPages, pace: _Pace, patience: float) -> int:
+        """Send what is missing, until the rest can go within `patience`; returns the bytes."""
         there: list[tuple[int, int]] = []
-        left = _size(ranges)
-        for block in blocks((start, end - start) for start, end in ranges):
+        tried: list[tuple[int, int]] = []
+        left = _size(self._missing)
+        for block in blocks((start, end - start) for start, end in self._missing):
             if pace.seconds(left) < patience:
                 break
+            # What is not there any more is not sent.
             there += [(start, start + size) for start, size in send_pages(block)]
+            tried += [(start, start + size) for start, size in block]
             size = sum(size for _, size in block)
             pace.note(size)
             left -= size
+        self._missing = without(self._missing, merged(tried))
         self.sent = merged(self.sent + there)
         self.given = merged(self.given + there)
-        return _size(there), left
-
-    def finish(self) -> None:
-        """Find out what was written to since; the process stands still from now on."""
-        self.written = merged(self._collect())
+        return _size(there)
 
     def _track(self, vma: Vma) -> bool:
         if not is_anonymous(vma):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 import time
 
 from stubs.migration import stream
@@ -63,6 +64,9 @@ class Source:
         self._frozen: Frozen | None = None
         self._vmas: dict[int, list[Vma]] = {}
         self._precopy: Precopy | None = None
+        self._write: Write = lambda data: None
+        self._sending: threading.Thread | None = None
+        self._failure: Exception | None = None  # of that
         self._begun = False
         self._stopping_ns = 0
 
@@ -81,6 +85,7 @@ class Source:
             return []  # the kernel is too old, or it is about to end: `freeze` will tell
         self._head(write, pid, path, -1, _CONTROL)
         self._begun = True
+        self._write = write
         reader = MemoryReader(pid)
         try:
             return self._precopy.run(
@@ -98,7 +103,8 @@ class Source:
         try:
             self._frozen = Frozen(self.pids, self._kept)
             if self._precopy is not None:
-                self._precopy.finish()
+                self._sending = threading.Thread(target=self._send_rest, daemon=True)
+                self._sending.start()
             self._collect(self._frozen)
         except BaseException as error:
             self.thaw()
@@ -107,6 +113,18 @@ class Source:
                 raise Unmovable(reason("ended", self.pids[0], text)) from error
             raise
         self.pids = self._frozen.pids
+
+    def _send_rest(self) -> None:
+        """Send what the pre-copy has left, beside the tree's being looked into; in a thread."""
+        assert self._precopy is not None
+        try:
+            reader = MemoryReader(self.pids[0])
+            try:
+                self._precopy.send_rest(lambda ranges: self._send(self._write, 0, reader, ranges))
+            finally:
+                reader.close()
+        except Exception as error:
+            self._failure = error  # `send` will tell
 
     def _collect(self, frozen: Frozen) -> None:
         living = list(frozen.processes)
@@ -150,6 +168,11 @@ class Source:
 
     def send(self, write: Write) -> None:
         """Write everything that is still missing; the tree must be frozen."""
+        if self._sending is not None and self._precopy is not None:
+            self._sending.join()
+            if self._failure is not None:
+                raise self._failure
+            self._precopy.finish()
         if not self._begun:
             self._send_head(write)
         stream.send(write, self.image)
