@@ -48,7 +48,7 @@ class Ledger:
     def __init__(self) -> None:
         """Read the profiles there are."""
         self.profiles = Profiles()
-        self.service = 0.0  # of all entries, in CPUs
+        self.service = 0.0  # of all entries, in CPUs, as foretold
         self._entries: dict[int, Entry] = {}
 
     def lookup(self, exe: str, argv: Sequence[str]) -> Profile | None:
@@ -123,11 +123,11 @@ class Ledger:
         for pid in [pid for pid, entry in self._entries.items() if entry.owner is owner]:
             self.strike(pid)
 
-    def ended(self, ended: Ended) -> None:
-        """Learn from a program that has ended."""
+    def ended(self, ended: Ended) -> Entry | None:
+        """Learn from a program that has ended; return what it was, if it ran where it was sent."""
         entry = self.strike(ended.pid)
         if entry is None or not ended.wall_us:
-            return  # it never ran where it was sent
+            return None
         if ended.away and entry.holds is not None:
             entry.holds.add(entry.exe)
         self.profiles.learn(
@@ -147,3 +147,4 @@ class Ledger:
                 cold=entry.cold,
             ),
         )
+        return entry

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mlaunch import process
 from mlaunch.placement import HOME, NodeState
+from mlaunch.service import Service
 from mlaunch.slots import Slots
 from stubs.node.probe import Probe, cached_speed, keep_speed, measure_speed, usable_cpus
 from stubs.wire.messages import Load
@@ -42,7 +43,7 @@ class HomeLoad:
         self._at = time.monotonic()
         self._load: Load | None = None
         self.slots = Slots()
-        self.service = 0.0  # CPUs that go with programs which run here or elsewhere
+        self.service = Service()  # what goes with programs that run here or elsewhere
         self._computed_s = 0.0
         self._guests_cpu = 0.0
 
@@ -53,8 +54,9 @@ class HomeLoad:
         if passed < LEAST_SAMPLE_S:
             return
         self._at = now
-        self._load = self._probe.load(0)
-        self.slots.cpus = self._left(self._load.cpus_milli / 1000)
+        load = self._load = self._probe.load(0)
+        self.service.measured((load.cpus_milli - load.idle_milli) / 1000, passed)
+        self.slots.cpus = self._left(load.cpus_milli / 1000)
         # Nobody measures what children at home use; but all that do are known.
         computed_s = self.slots.computed_s(now)
         self._guests_cpu = (computed_s - self._computed_s) / passed
@@ -87,7 +89,7 @@ class HomeLoad:
 
     def _left(self, cpus: float) -> float:
         """Return how many CPUs are left to compute with: who serves others is served first."""
-        return max(LEAST_LEFT * cpus, cpus - self.service)
+        return max(LEAST_LEFT * cpus, cpus - self.service.cpus)
 
     def _speed(self) -> int:
         """Return the speed as kept in the cache; the first time a child measures it."""

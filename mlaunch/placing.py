@@ -270,14 +270,16 @@ class Placing:
 
     def ended(self, ended: Ended) -> None:
         """Note how a program ended that was asked about."""
-        self.ledger.ended(ended)
+        entry = self.ledger.ended(ended)
+        if entry is not None and not ended.away and entry.slots is not None:
+            self.load.service.ended(ended.cpu_us / 1e6)
         self.journal.ended(ended)
 
     def _rank(
         self, place: Place, program: Program
     ) -> tuple[list[Candidate], NodeState, list[NodeState]]:
         """Return the candidates, best first, and by which states of home and nodes."""
-        self.load.service = self.ledger.service
+        self.load.service.foretold = self.ledger.service
         self.load.sample()
         home = self.load.state()
         name = _text(place.node)
@@ -317,7 +319,7 @@ class Placing:
 
 
 def _service(program: Program, member: Member | None) -> float:
-    """Return what of a CPU of home's goes with a program while it runs."""
+    """Return what of a CPU of home's goes with a program while it runs, as far as foretold."""
     if program.kind != CHILD or program.starter or program.cpu_s <= LEAST_S:
         return 0.0
     return (STARTERS_S + (HOME_COST_S if member is not None else 0.0)) / program.cpu_s

@@ -1,0 +1,44 @@
+"""What of home's CPUs goes with the programs of a build: make, shells, ourselves.
+
+Placement has to know it at once, so it is foretold for every program that runs; but it differs by
+ten times between a kernel's makefiles and xargs(1). So what was foretold is compared with what is
+measured: the CPUs that were busy, less what programs that computed here have used.
+"""
+
+from __future__ import annotations
+
+import math
+
+# What is longer ago hardly counts; seconds.
+HORIZON_S = 8.0
+
+# So much is believed to have been foretold and found before there was anything; CPU seconds.
+PRIOR_S = 0.5
+
+
+class Service:
+    """How much of what is foretold is true."""
+
+    def __init__(self) -> None:
+        """Believe all of it."""
+        self.foretold = 0.0  # CPUs, now
+        self._foretold_s = self._busy_s = self._programs_s = 0.0
+        self._ended_s = 0.0  # of those that have ended since it was measured
+
+    @property
+    def cpus(self) -> float:
+        """CPUs that go with what runs now; no more than foretold, for others may be busy, too."""
+        found = max(0.0, self._busy_s - self._programs_s) + PRIOR_S
+        return self.foretold * min(1.0, found / (self._foretold_s + PRIOR_S))
+
+    def ended(self, cpu_s: float) -> None:
+        """Note that a program has ended here that computed for so long."""
+        self._ended_s += min(cpu_s, HORIZON_S)
+
+    def measured(self, busy: float, passed: float) -> None:
+        """Note that for `passed` seconds so many CPUs were busy."""
+        kept = math.exp(-passed / HORIZON_S)
+        self._foretold_s = self._foretold_s * kept + self.foretold * passed
+        self._busy_s = self._busy_s * kept + busy * passed
+        self._programs_s = self._programs_s * kept + self._ended_s
+        self._ended_s = 0.0
