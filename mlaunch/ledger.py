@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlaunch.profiles import HOME, NODE, Profile, Profiles, Sample
+from mlaunch.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,7 @@ class Ledger:
     def __init__(self) -> None:
         """Read the profiles there are."""
         self.profiles = Profiles()
-        self.service = 0.0  # of all entries, in CPUs, as foretold
+        self.service = Service()  # of all entries
         self._entries: dict[int, Entry] = {}
 
     def lookup(self, exe: str, argv: Sequence[str]) -> Profile | None:
@@ -59,7 +60,7 @@ class Ledger:
         """Note a program that begins; it takes one of `entry.slots`, if any, for about `cpu_s`."""
         self.strike(pid)
         self._entries[pid] = entry
-        self.service += entry.service
+        self.service.foretold += entry.service
         if entry.slots is not None:
             entry.slots.take(pid, cpu_s, time.monotonic())
 
@@ -113,7 +114,9 @@ class Ledger:
         """Note that a program runs no more, or not there; return what it was."""
         entry = self._entries.pop(pid, None)
         if entry is not None:
-            self.service = self.service - entry.service if self._entries else 0.0
+            self.service.foretold -= entry.service
+            if not self._entries:
+                self.service.foretold = 0.0  # not what rounding has left
             if entry.slots is not None:
                 entry.slots.free(pid, time.monotonic())
         return entry
@@ -123,11 +126,13 @@ class Ledger:
         for pid in [pid for pid, entry in self._entries.items() if entry.owner is owner]:
             self.strike(pid)
 
-    def ended(self, ended: Ended) -> Entry | None:
-        """Learn from a program that has ended; return what it was, if it ran where it was sent."""
+    def ended(self, ended: Ended) -> None:
+        """Learn from a program that has ended."""
         entry = self.strike(ended.pid)
         if entry is None or not ended.wall_us:
-            return None
+            return  # it never ran where it was sent
+        if not ended.away and entry.slots is not None:
+            self.service.ended(ended.cpu_us / 1e6)
         if ended.away and entry.holds is not None:
             entry.holds.add(entry.exe)
         self.profiles.learn(
@@ -147,4 +152,3 @@ class Ledger:
                 cold=entry.cold,
             ),
         )
-        return entry

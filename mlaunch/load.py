@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from mlaunch import process
 from mlaunch.placement import HOME, NodeState
-from mlaunch.service import Service
 from mlaunch.slots import Slots
 from stubs.node.probe import Probe, cached_speed, keep_speed, measure_speed, usable_cpus
 from stubs.wire.messages import Load
 
 if TYPE_CHECKING:
     from typing import NoReturn
+
+    from mlaunch.service import Service
 
 # As on a node (mlaunch.bootstrap), and for the agent of the node `local` the same file.
 CACHE = "~/.cache/mlaunch"
@@ -35,15 +36,15 @@ LEAST_LEFT = 0.25
 class HomeLoad:
     """Idle CPUs of home between two samples, its memory, its speed."""
 
-    def __init__(self) -> None:
-        """Take the first sample."""
+    def __init__(self, service: Service) -> None:
+        """Take the first sample; `service` is what goes with programs, here or elsewhere."""
         self._probe = Probe()
         self._cache = os.path.expanduser(CACHE)
         self._measuring = False
         self._at = time.monotonic()
         self._load: Load | None = None
         self.slots = Slots()
-        self.service = Service()  # what goes with programs that run here or elsewhere
+        self._service = service
         self._computed_s = 0.0
         self._guests_cpu = 0.0
 
@@ -55,7 +56,7 @@ class HomeLoad:
             return
         self._at = now
         load = self._load = self._probe.load(0)
-        self.service.measured((load.cpus_milli - load.idle_milli) / 1000, passed)
+        self._service.measured((load.cpus_milli - load.idle_milli) / 1000, passed)
         self.slots.cpus = self._left(load.cpus_milli / 1000)
         # Nobody measures what children at home use; but all that do are known.
         computed_s = self.slots.computed_s(now)
@@ -89,7 +90,7 @@ class HomeLoad:
 
     def _left(self, cpus: float) -> float:
         """Return how many CPUs are left to compute with: who serves others is served first."""
-        return max(LEAST_LEFT * cpus, cpus - self.service.cpus)
+        return max(LEAST_LEFT * cpus, cpus - self._service.cpus)
 
     def _speed(self) -> int:
         """Return the speed as kept in the cache; the first time a child measures it."""

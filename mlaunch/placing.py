@@ -60,8 +60,8 @@ class Placing:
 
     def __init__(self, loop: Loop, inventory: Inventory) -> None:
         """Choose among the nodes of `inventory`; whose changes are to be told by `settle`."""
-        self.load = HomeLoad()
         self.ledger = Ledger()
+        self.load = HomeLoad(self.ledger.service)
         self.journal = Journal()
         self._loop = loop
         self._inventory = inventory
@@ -270,16 +270,13 @@ class Placing:
 
     def ended(self, ended: Ended) -> None:
         """Note how a program ended that was asked about."""
-        entry = self.ledger.ended(ended)
-        if entry is not None and not ended.away and entry.slots is not None:
-            self.load.service.ended(ended.cpu_us / 1e6)
+        self.ledger.ended(ended)
         self.journal.ended(ended)
 
     def _rank(
         self, place: Place, program: Program
     ) -> tuple[list[Candidate], NodeState, list[NodeState]]:
         """Return the candidates, best first, and by which states of home and nodes."""
-        self.load.service.foretold = self.ledger.service
         self.load.sample()
         home = self.load.state()
         name = _text(place.node)

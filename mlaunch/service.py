@@ -36,9 +36,10 @@ class Service:
         self._ended_s += min(cpu_s, HORIZON_S)
 
     def measured(self, busy: float, passed: float) -> None:
-        """Note that for `passed` seconds so many CPUs were busy."""
+        """Note that for the last `passed` seconds, more than 0, so many CPUs were busy."""
         kept = math.exp(-passed / HORIZON_S)
-        self._foretold_s = self._foretold_s * kept + self.foretold * passed
-        self._busy_s = self._busy_s * kept + busy * passed
-        self._programs_s = self._programs_s * kept + self._ended_s
+        counted_s = HORIZON_S * (1 - kept)  # what of that time is still of interest
+        self._foretold_s = self._foretold_s * kept + self.foretold * counted_s
+        self._busy_s = self._busy_s * kept + busy * counted_s
+        self._programs_s = self._programs_s * kept + self._ended_s * counted_s / passed
         self._ended_s = 0.0

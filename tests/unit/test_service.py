@@ -53,3 +53,11 @@ def test_a_long_program_that_ends_is_soon_forgotten() -> None:
     assert service.cpus >= 0.0
     run(service, int(5 * HORIZON_S), 0.4)
     assert service.cpus == pytest.approx(0.4, rel=0.05)
+
+
+def test_a_long_pause_counts_no_more_than_a_short_one() -> None:
+    service = Service()
+    service.measured(0.1, 3600.0)
+    service.foretold = 0.6
+    run(service, 40, 0.03)
+    assert service.cpus < 0.12
