@@ -3,8 +3,8 @@
     python3 -m tests.bench.shifting
 
 Three short programs run at any time, at home and on two nodes, each placed anew. Then another user
-begins to compute on one of the nodes; printed is how long after that the last of them was sent
-there, and where the others went.
+begins to compute on one of the nodes; printed is how many of all were sent there before, in the
+first three seconds, and after these. A node that others load keeps what is its share of it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import os
 import re
 import threading
 import time
-from collections import Counter
 
 from tests.cluster import Cluster, Process
 from tests.programs.nodes import add_nodes
 
 ROUNDS = 5
-BEFORE_S, AFTER_S = 5.0, 8.0
+BEFORE_S, SOON_S, AFTER_S = 5.0, 3.0, 10.0
 
 # Each takes about half a second.
 CHILDREN = "yes x | xargs -P 3 -n 1 perl -e 'for ($i = 0; $i < 1.2e7; $i++) {}'"
@@ -44,8 +43,8 @@ class Children:
                 self.placed.append((time.monotonic(), found[1].decode()))
 
 
-def shift(cluster: Cluster, busy: str) -> tuple[float, dict[str, int]]:
-    """Return how long the node was still sent something, seconds, and what went where later."""
+def shift(cluster: Cluster, busy: str) -> list[str]:
+    """Return what was sent to the node, of all that was placed: before, soon after, later."""
     children = Children(cluster)
     time.sleep(BEFORE_S)
     begun = time.monotonic()
@@ -53,14 +52,16 @@ def shift(cluster: Cluster, busy: str) -> tuple[float, dict[str, int]]:
         cluster.node(busy).popen(("sh", "-c", OTHERS), user="bob") for _ in range(OTHERS_COUNT)
     ]
     time.sleep(AFTER_S)
-    placed = [(at - begun, node) for at, node in children.placed if at > begun]
+    parts = [(-BEFORE_S, 0.0), (0.0, SOON_S), (SOON_S, AFTER_S)]
+    found = []
+    for first, last in parts:
+        nodes = [node for at, node in children.placed if first <= at - begun < last]
+        found.append(f"{nodes.count(busy)} of {len(nodes)}")
     for process in (*loops, children.process):
         process.kill()
         process.wait(20)
         process.close()
-    there = [at for at, node in placed if node == busy]
-    last = max(there, default=0.0)
-    return last, dict(Counter(node for at, node in placed if at > last))
+    return found
 
 
 def main() -> None:
@@ -69,8 +70,8 @@ def main() -> None:
         add_nodes(cluster.home, "n1", "n2")
         for number in range(ROUNDS):
             busy = ("n1", "n2")[number % 2]
-            seconds, where = shift(cluster, busy)
-            print(f"  {busy} got nothing after {seconds:.1f} s; since then {where}", flush=True)
+            before, soon, later = shift(cluster, busy)
+            print(f"  {busy} got {before} before, {soon} soon, {later} later", flush=True)
             time.sleep(5)
 
 
