@@ -206,6 +206,7 @@ def test_a_held_file_that_home_removes_is_told_without_names(peer: Peer, tmp_pat
     number = peer.lookup("f").id
     peer.node.post(Hold([number]))
     peer.ask(Getattr(1))
+    peer.changes()
     with open(tmp_path / "f", "ab") as file:
         os.unlink(tmp_path / "f")
         told = peer.changes()
@@ -240,6 +241,7 @@ def test_stores_through_a_mapping_are_told_once_they_are_known_of(
     (tmp_path / "f").write_bytes(b"\0" * 8192)
     number = peer.lookup("f").id
     peer.read(number)
+    peer.changes()
     with open(tmp_path / "f", "r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
         mapping[0] = 1
     assert [attr.id for attr in peer.changes().data] == [number]

@@ -54,11 +54,13 @@ NAMES = IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO
 DIRECTORY_EVENTS = CONTENT | IN_ATTRIB | NAMES | IN_ONLYDIR
 FILE_EVENTS = CONTENT | IN_ATTRIB
 
-# Without a barrier changes are told this late: a burst of events makes one message. Every link
-# hears of each file that a build makes: telling it takes a tenth of the time, within reason.
+# Without a barrier changes are looked at and told this late: a burst of events makes one message,
+# and every waking costs more than reading an event. Each link hears of each write of a build: that
+# takes a twentieth of the time, within reason; and there is no hurry while nobody is on the node.
 PUBLISH_SECONDS = 0.005
-LATEST_SECONDS = 0.05
-PUBLISH_SHARE = 0.1
+LATEST_SECONDS = 0.2
+UNATTENDED_SECONDS = 0.5
+PUBLISH_SHARE = 0.05
 
 # More than this at once, and the node does better to forget everything.
 MAX_CHANGES = 8192
@@ -85,6 +87,7 @@ class Coherence:
         written: Callable[[Inode], None] | None = None,
     ) -> None:
         """Watch nothing yet; `post` sends to the node; `written` hears of foreign writes."""
+        self._attended = True  # somebody on the node could see what is told
         self._written = written
         self._loop = loop
         self._tree = tree
@@ -105,9 +108,9 @@ class Coherence:
         self._publishing = False
         self._timer: Timer | None = None
         self._delay = PUBLISH_SECONDS
+        self._listening = False
         self._mounts = Mounts()
-        if self._fd >= 0:
-            loop.watch(self._fd, READ, self._readable)
+        self._listen()
         tree.refresh = self.refresh
 
     def close(self) -> None:
@@ -179,6 +182,15 @@ class Coherence:
         while len(self._checked) > MAX_CHECKED:
             self._checked.popitem(last=False)
 
+    def attend(self, there: bool) -> None:
+        """Take note whether there is anybody on the node who could see what is told."""
+        late = there and not self._attended
+        self._attended = there
+        if late and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._schedule()
+
     # own operations
 
     def echo_of(self, inode: Inode) -> tuple[Echo, ...]:
@@ -190,10 +202,12 @@ class Coherence:
     def before(self) -> None:
         """Take in what is queued: it is not our doing."""
         self._drain(())
+        self._schedule_if_pending()
 
     def after(self, *echoes: Echo) -> None:
         """Drop what our operation has caused; anything else in the queue is not our doing."""
         self._drain(echoes)
+        self._schedule_if_pending()
 
     def changed(self, inode: Inode) -> None:
         """Tell the node that the contents of `inode` are not what it takes them for."""
@@ -202,8 +216,16 @@ class Coherence:
 
     # draining
 
+    def _listen(self) -> None:
+        """Hear of the next event; while events keep coming, they are looked for in time."""
+        if self._fd >= 0 and not self._listening:
+            self._listening = True
+            self._loop.watch(self._fd, READ, self._readable)
+
     def _readable(self, _: int) -> None:
-        self._drain(())
+        self._listening = False
+        self._loop.forget(self._fd)
+        self._schedule()
 
     def _drain(self, echoes: Collection[Echo]) -> None:
         if self._fd < 0:
@@ -219,12 +241,15 @@ class Coherence:
                 self._unwatched(inode, mask)
             elif (wd, name) not in echoes:
                 self._foreign(inode, mask, name)
-        if self._pending():
+
+    def _schedule_if_pending(self) -> None:
+        if self._timer is None and self._pending():
             self._schedule()
 
     def _schedule(self) -> None:
         if self._timer is None:
-            self._timer = self._loop.call_later(self._delay, self._publish_later)
+            delay = self._delay if self._attended else UNATTENDED_SECONDS
+            self._timer = self._loop.call_later(delay, self._publish_later)
 
     def _pending(self) -> bool:
         return bool(self._names or self._data or self._attrs or self._dirs or self._lost_count)
@@ -306,9 +331,15 @@ class Coherence:
     def _publish_later(self) -> None:
         self._timer = None
         begun = time.monotonic()
+        self._drain(())
+        told = self._pending()
         self.publish()
         took = time.monotonic() - begun
         self._delay = min(max(PUBLISH_SECONDS, took / PUBLISH_SHARE), LATEST_SECONDS)
+        if told:
+            self._schedule()
+        else:
+            self._listen()
 
     def _look_at_mounts(self) -> None:
         for path in self._mounts.changed():
@@ -343,9 +374,6 @@ class Coherence:
         """Send what was taken in."""
         if not self._pending() or self._publishing:
             return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         self._publishing = True
         try:
             messages = self._collect()

@@ -227,6 +227,9 @@ class Tree:
             status = os.fstat(fd)
             if status.st_ino != inode.ino or status.st_dev != inode.dev:
                 self.table.rekey(inode, status)  # overlayfs has copied it up
+            if not status.st_nlink and inode.parent is not None and not inode.held:
+                self.refresh()  # its last name went a moment ago
+                raise stale(os.fsdecode(inode.name))
             return status
         try:
             return self._status_by_name(inode)
