@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from collections import OrderedDict
 
 from stubs.abi import inotify
@@ -54,13 +53,12 @@ NAMES = IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO
 DIRECTORY_EVENTS = CONTENT | IN_ATTRIB | NAMES | IN_ONLYDIR
 FILE_EVENTS = CONTENT | IN_ATTRIB
 
-# Without a barrier changes are looked at and told this late: a burst of events makes one message,
-# and every waking costs more than reading an event. Each link hears of each write of a build: that
-# takes a twentieth of the time, within reason; and there is no hurry while nobody is on the node.
+# Without a barrier changes are looked at and told this late, and the later the longer they keep
+# coming: each link hears of each write of a build, and to wake up and to tell costs more than what
+# is told. There is no hurry while nobody is on the node.
 PUBLISH_SECONDS = 0.005
 LATEST_SECONDS = 0.2
 UNATTENDED_SECONDS = 0.5
-PUBLISH_SHARE = 0.05
 
 # More than this at once, and the node does better to forget everything.
 MAX_CHANGES = 8192
@@ -330,15 +328,13 @@ class Coherence:
 
     def _publish_later(self) -> None:
         self._timer = None
-        begun = time.monotonic()
         self._drain(())
-        told = self._pending()
-        self.publish()
-        took = time.monotonic() - begun
-        self._delay = min(max(PUBLISH_SECONDS, took / PUBLISH_SHARE), LATEST_SECONDS)
-        if told:
+        if self._pending():
+            self.publish()
+            self._delay = min(2 * self._delay, LATEST_SECONDS)
             self._schedule()
         else:
+            self._delay = PUBLISH_SECONDS
             self._listen()
 
     def _look_at_mounts(self) -> None:
