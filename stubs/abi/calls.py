@@ -15,7 +15,7 @@ import os
 import signal
 import struct
 
-from stubs.abi.libc import function
+from stubs.abi import machinecode
 from stubs.abi.sched import clone_args, clone_with_pid
 from stubs.abi.x86_64 import NR_dup2
 
@@ -30,13 +30,6 @@ CLONE_CHILD_SETTID = 0x01000000
 # What becomes of a call's result: normally a failure ends the child.
 MAY_FAIL = 1
 ENDS_CHOICE = 2  # when it succeeds, the call after it is left out
-
-PROT_READ = 1
-PROT_WRITE = 2
-PROT_EXEC = 4
-MAP_PRIVATE = 2
-MAP_ANONYMOUS = 0x20
-_PAGE = 4096
 
 _STATUS = 127  # of a child whose calls failed, as the shell has it
 
@@ -87,23 +80,11 @@ _CODE = bytes.fromhex(
     "0f05"  # syscall
 )
 
-_mmap = function(
-    "mmap",
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_long,
-    result=ctypes.c_long,
-)
 # A prototype that keeps the interpreter's lock: the thread that would take it again is the one that
 # is stopped until the child has gone its own way.
 _CODE_TYPE = ctypes.PYFUNCTYPE(
     ctypes.c_long, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p
 )
-
-_mprotect = function("mprotect", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 # The result is kept apart from errno, and nothing is raised: see Calls._perform.
 _syscall = ctypes.CDLL(None, use_errno=True)["syscall"]
@@ -113,10 +94,7 @@ _syscall.restype = ctypes.c_long
 
 def map_code() -> int:
     """Return the address of the machine code; OSError where nothing may be made executable."""
-    page = _mmap(None, _PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    ctypes.memmove(page, _CODE, len(_CODE))
-    _mprotect(page, _PAGE, PROT_READ | PROT_EXEC)
-    return page
+    return machinecode.load(_CODE)
 
 
 class Calls:

@@ -44,6 +44,9 @@ class Loop:
         self._timers: list[Timer] = []
         self._turn_end: dict[Callable[[], None], None] = {}
         self._running = False
+        # Called, if it is there, in place of waiting: with the descriptor that is ready for reading
+        # when any of those watched is ready, and the seconds to wait at most.
+        self.wait: Callable[[int, float | None], None] | None = None
 
     def watch(self, fd: int, events: int, call: Callable[[int], None]) -> None:
         """Call `call(ready events)` whenever `fd` is ready; replaces an earlier watch of it."""
@@ -81,7 +84,11 @@ class Loop:
 
     def turn(self, longest: float | None = None) -> None:
         """Wait for something to happen (at most `longest` seconds) and handle all of it."""
-        for key, events in self._selector.select(self._patience(longest)):
+        patience = self._patience(longest)
+        if self.wait is not None:
+            self.wait(self._selector.fileno(), patience)
+            patience = 0.0
+        for key, events in self._selector.select(patience):
             # An earlier callback of this turn may have forgotten this one.
             if self._selector.get_map().get(key.fd) is key:
                 key.data(events)

@@ -152,6 +152,7 @@ class Ahead(Responder):
         self._notes[message.body] = notes or Notes(message.body)
         self._reading.note = self._read
         self._snapshots.note = self._looked_into
+        self._hand_out_opens(True)
 
     def tell(self, body: int) -> None:
         """Tell home what was noted of a body that has ended, if it wanted to know."""
@@ -160,6 +161,11 @@ class Ahead(Responder):
             self._uplink.post(Traced(body, list(notes.dirs), notes.ranges()))
         if not self._notes:
             self._reading.note = self._snapshots.note = None
+            self._hand_out_opens(False)
+
+    def _hand_out_opens(self, all_of_them: bool) -> None:
+        if self._device.opens is not None:
+            self._device.opens.pause(all_of_them)
 
     def _of_caller(self) -> Iterable[Notes]:
         """Return the notes that are for the body of the process that asks just now."""

@@ -10,9 +10,11 @@ waits for a reply of ours, so the loop must not do it (see stubs.node.view.inval
 from __future__ import annotations
 
 import errno
+import math
 import os
 
 from stubs.abi import fuse
+from stubs.abi.fuseopens import FuseOpens
 from stubs.link.loop import READ
 
 TYPE_CHECKING = False
@@ -74,7 +76,11 @@ class Device:
         self._on_end = on_end
         self._vector = [self.buffer]
         os.set_blocking(fd, False)
-        loop.watch(fd, READ, self.read_requests)
+        self.opens = _fuse_opens(fd, self.buffer)
+        if self.opens is None:
+            loop.watch(fd, READ, self.read_requests)
+        else:
+            loop.wait = self._wait
 
     @property
     def requests(self) -> int:
@@ -91,8 +97,6 @@ class Device:
 
     def read_requests(self, _: int) -> None:
         """Handle what requests there are, at most a batch."""
-        handlers = self.handlers
-        counts = self.counts
         for _ in range(BATCH):
             try:
                 length = os.readv(self._fd, self._vector)
@@ -104,17 +108,38 @@ class Device:
                     continue
                 self._end(os.strerror(error.errno or 0))
                 return
-            _, opcode, unique, nodeid, _, _, self.pid, _, _ = _HEADER(self.buffer)
-            if self.families is not None and self.pid not in self.families.bodies:
-                self.families.meet(self.pid)
-            handler = handlers.get(opcode)
-            if handler is None:
-                self.error(unique, errno.ENOSYS)
-            else:
-                counts[opcode] += 1
-                handler(unique, nodeid, length)
+            self._handle(length)
             if self.closed:
                 return
+
+    def _wait(self, other: int, seconds: float | None) -> None:
+        """Handle requests until there are none and `other` is ready, or the time is over."""
+        assert self.opens is not None
+        timeout = -1 if seconds is None else math.ceil(seconds * 1000)
+        for _ in range(BATCH):
+            length = self.opens.serve(other, timeout)
+            opened, released = self.opens.take_counts()
+            self.counts[fuse.FUSE_OPEN] += opened
+            self.counts[fuse.FUSE_RELEASE] += released
+            if length > 0:
+                self._handle(length)
+            elif length not in (0, -errno.ENOENT, -errno.EINTR):
+                self._end(os.strerror(-length))
+            if length <= 0 or self.closed:
+                return
+            timeout = 0
+
+    def _handle(self, length: int) -> None:
+        """Handle the request in the buffer."""
+        _, opcode, unique, nodeid, _, _, self.pid, _, _ = _HEADER(self.buffer)
+        if self.families is not None and self.pid not in self.families.bodies:
+            self.families.meet(self.pid)
+        handler = self.handlers.get(opcode)
+        if handler is None:
+            self.error(unique, errno.ENOSYS)
+        else:
+            self.counts[opcode] += 1
+            handler(unique, nodeid, length)
 
     def reply(self, unique: int, body: bytes) -> bool:
         """Answer with success; False when nobody waits any more (the process was killed)."""
@@ -177,14 +202,33 @@ class Device:
             ),
         )
 
+    def hand_out(self) -> None:
+        """Have every request handled by its handler from now on."""
+        if self.opens is not None:
+            self.opens = self._loop.wait = None
+            self._loop.watch(self._fd, READ, self.read_requests)
+
     def _end(self, reason: str) -> None:
         if not self.closed:
-            self._loop.forget(self._fd)
+            self._let_go()
             self._on_end(reason)
+
+    def _let_go(self) -> None:
+        if self.opens is not None:
+            self.opens = self._loop.wait = None
+        self._loop.forget(self._fd)
 
     def close(self) -> None:
         """Close the descriptor; if it was the last one, the kernel ends the connection."""
         if not self.closed:
             self.closed = True
-            self._loop.forget(self._fd)
+            self._let_go()
             os.close(self._fd)
+
+
+def _fuse_opens(fd: int, buffer: bytearray) -> FuseOpens | None:
+    """Return what answers simple requests; None where nothing may be made executable."""
+    try:
+        return FuseOpens(fd, buffer)
+    except OSError:
+        return None

@@ -305,6 +305,8 @@ class Inodes:
         # Set by the view: contents of a node changed without our doing; an id was dropped.
         self.contents_changed: Callable[[Node], None] = lambda node: None
         self.dropped: Callable[[Node], None] = lambda node: None
+        # Likewise: a file may not be read any more, or changes of it are not heard of.
+        self.restricted: Callable[[Node], None] = lambda node: None
 
     def get(self, id_: int) -> Node | None:
         """Return the node with that id, if it is known."""
@@ -332,6 +334,8 @@ class Inodes:
         """Change attributes as home is going to."""
         node.attr = node.attr._replace(**attributes)
         node.packed = None
+        if not node.attr.rights & READABLE:
+            self.restricted(node)
 
     def observe(self, attr: Attr, target: bytes = b"") -> Node:
         """Take in what home says about an inode because we looked; return its node."""
@@ -368,6 +372,8 @@ class Inodes:
             node.until = self._clock() + VOLATILE_SECONDS
         else:
             node.until = FOREVER
+        if attr.flags & ATTR_VOLATILE or not attr.rights & READABLE:
+            self.restricted(node)
 
     def add_name(self, parent: Node, name: bytes, child: Node) -> None:
         """Record a name in the snapshot of a directory."""

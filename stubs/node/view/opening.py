@@ -13,6 +13,7 @@ import stat
 from collections import OrderedDict
 
 from stubs.abi import fuse
+from stubs.abi.fuseopens import FILE_HANDLE
 from stubs.node.view.callers import Callers
 from stubs.node.view.fuse import BODY
 from stubs.node.view.inodes import FOREVER, READABLE, WRITABLE
@@ -94,6 +95,8 @@ class Opening(Responder):
             return
         if flags & _FMODE_EXEC:
             self.callers.execs(self._device.pid)
+            if self._device.opens is not None:
+                self._device.opens.remove_pid(self._device.pid)
         wanted = _RIGHTS.get(flags & os.O_ACCMODE, READABLE | WRITABLE)
         if flags & os.O_TRUNC:
             wanted |= WRITABLE
@@ -149,9 +152,35 @@ class Opening(Responder):
 
     def _opened(self, unique: int, node: Node, flags: int) -> None:
         self.count_open(node, flags)
-        quiet = not flags & os.O_ACCMODE and self.callers.is_compiler(self._device.pid)
+        reading = not flags & (os.O_ACCMODE | _FMODE_EXEC)
+        quiet = reading and self.callers.is_compiler(self._device.pid)
         if not self._device.reply(unique, OPENED_QUIETLY if quiet else OPENED):
             self.count_close(node, flags)
+        elif quiet:
+            self._keep_open(node)
+
+    # what a compiler has opened, others will open, too (stubs.abi.fuseopens)
+
+    def _keep_open(self, node: Node) -> None:
+        """Have the next to read a file open it without us: it counts as open until `hand_out`."""
+        opens = self._device.opens
+        state = node.opened()
+        if opens is None or node.local or node.until != FOREVER or state.writers or state.written:
+            return
+        opens.add_pid(self._device.pid)
+        displaced = opens.add_node(node.id)
+        if displaced == node.id:
+            return
+        self.count_open(node, os.O_RDONLY)
+        former = self._inodes.nodes.get(displaced)
+        if former is not None:
+            self.count_close(former, os.O_RDONLY)
+
+    def hand_out(self, node: Node) -> None:
+        """Be asked again whenever a file is opened."""
+        opens = self._device.opens
+        if opens is not None and opens.remove_node(node.id):
+            self.count_close(node, os.O_RDONLY)
 
     def count_open(self, node: Node, flags: int) -> None:
         """Note that a file is open once more, and let home know the first time."""
@@ -161,6 +190,7 @@ class Opening(Responder):
         state.opens += 1
         if flags & os.O_ACCMODE:
             state.writers += 1
+            self.hand_out(node)
         self._closed.pop(node, None)
         self.hold(node)
 
@@ -220,14 +250,19 @@ class Opening(Responder):
     def dropped(self, node: Node) -> None:
         """Note that the node is known no longer; Forget tells home so."""
         self._closed.pop(node, None)
+        if self._device.opens is not None:
+            self._device.opens.remove_node(node.id)
 
     # closing
 
     def _release(self, unique: int, nodeid: int, _: int) -> None:
-        _, flags, release_flags, owner = fuse.fuse_release_in.unpack_from(self._device.buffer, BODY)
+        fh, flags, release_flags, owner = fuse.fuse_release_in.unpack_from(
+            self._device.buffer, BODY
+        )
         node = self._inodes.nodes.get(nodeid)
         if node is not None:
-            self.count_close(node, flags)
+            if fh != FILE_HANDLE:
+                self.count_close(node, flags)
             if release_flags & fuse.FUSE_RELEASE_FLOCK_UNLOCK:
                 self._unlock(node, owner, flock=1)
         self._device.error(unique, 0)

@@ -125,6 +125,7 @@ class View:
         self._directories.hidden = self._hidden
         self._inodes.contents_changed = self._contents_changed
         self._inodes.dropped = self._dropped
+        self._inodes.restricted = self._opening.hand_out
         self._device.handlers[fuse.FUSE_DESTROY] = self._destroy
         self._device.handlers[fuse.FUSE_IOCTL] = self._no_ioctl
 
@@ -190,6 +191,7 @@ class View:
             return
         self._library.close()
         self._fail_pending()
+        self._device.hand_out()
         self._refuse_all()
         self._notifier.close(self._answer_refused)
         self._device.close()
@@ -254,6 +256,7 @@ class View:
                     self._snapshots.distrust(node)
             elif not node.local:
                 node.until = 0.0
+                self._opening.hand_out(node)
                 self._contents_changed(node)
 
     # what home is told
