@@ -241,6 +241,7 @@ def run_view(
             return {"lost": True}
         return {
             "counts": view.counts,
+            "spared": view.spared,
             "round_trips": view.traffic.round_trips,
             "bytes_in": view.traffic.bytes_in,
             "bytes_out": view.traffic.bytes_out,

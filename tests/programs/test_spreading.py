@@ -158,6 +158,19 @@ def test_workers_of_a_test_runner_spread(three_nodes: Cluster) -> None:
         assert len(builds.on_nodes(builds.read_bodies(home))) >= 2
 
 
+def test_home_takes_its_share_of_what_needs_little_of_it(three_nodes: Cluster) -> None:
+    if builds.natively():
+        return
+    # Each takes about half a second there; xargs needs a hundredth of that to start one.
+    children = "yes x | head -n 60 | xargs -n 1 -P 4 perl -e 'for (1 .. 6e6) {}'"
+    words = (*builds.mrun("--stats", builds.RECEIPT), "sh", "-c", children)
+    for _ in range(2):  # what they cost is known after the first
+        three_nodes.home.run(words, check=True, timeout=120)
+    gone = names(builds.on_nodes(builds.read_bodies(three_nodes.home)))
+    # Four machines alike; there are no rows for what ran at home.
+    assert 30 <= gone.count("perl") <= 54
+
+
 def test_what_starts_while_a_node_is_busy_goes_to_the_others(three_nodes: Cluster) -> None:
     if builds.natively():
         return

@@ -56,8 +56,34 @@ def test_a_long_program_that_ends_is_soon_forgotten() -> None:
 
 
 def test_a_long_pause_counts_no_more_than_a_short_one() -> None:
-    service = Service()
+    service = foretold(0.6)
     service.measured(0.1, 3600.0)
-    service.foretold = 0.6
     run(service, 40, 0.03)
+    assert service.cpus < 0.12
+
+
+def test_what_kept_home_busy_before_goes_with_nothing() -> None:
+    service = Service()
+    run(service, 60, 1.0)
+    service.foretold = 0.6
+    run(service, 4, 0.03)
+    assert service.cpus < 0.2
+
+
+def test_the_next_command_is_another() -> None:
+    service = foretold(0.6)
+    run(service, 60, 0.6)
+    service.foretold = 0.0
+    run(service, 2, 0.0)
+    service.foretold = 0.6
+    run(service, 4, 0.03)
+    assert service.cpus < 0.2
+
+
+def test_a_moment_without_programs_is_no_new_command() -> None:
+    service = foretold(0.6)
+    run(service, 20, 0.06)
+    service.foretold = 0.0
+    service.measured(0.0, 1.0)
+    service.foretold = 0.6
     assert service.cpus < 0.12

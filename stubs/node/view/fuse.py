@@ -69,6 +69,7 @@ class Device:
         self.pid = 0  # who made the request being handled
         self.families: Families | None = None  # told of everybody who makes one
         self.counts = [0] * fuse.OPCODES
+        self.spared = 0  # of these, requests that no handler saw
         self.handlers: dict[int, Handler] = {fuse.FUSE_INIT: self._init}
         self.closed = False
         self._fd = fd
@@ -121,6 +122,7 @@ class Device:
             opened, released = self.opens.take_counts()
             self.counts[fuse.FUSE_OPEN] += opened
             self.counts[fuse.FUSE_RELEASE] += released
+            self.spared += opened + released
             if length > 0:
                 self._handle(length)
             elif length not in (0, -errno.ENOENT, -errno.EINTR):

@@ -149,6 +149,11 @@ class View:
         """Requests of the kernel by opcode."""
         return self._device.counts
 
+    @property
+    def spared(self) -> int:
+        """Of the kernel's requests, those that cost no Python."""
+        return self._device.spared
+
     def settled(self, then: Callable[[], None]) -> None:
         """Call `then` once what home has invalidated until now is out of the kernel's caches."""
         self._notifier.settled(then)
