@@ -194,6 +194,10 @@ class FuseOpens:
         if self._pids[pid % PIDS] == pid:
             self._pids[pid % PIDS] = 0xFFFFFFFF
 
+    def remove_pids(self) -> None:
+        """Answer no process that was added until now."""
+        ctypes.memset(self._pids, 0xFF, ctypes.sizeof(self._pids))
+
     def add_node(self, nodeid: int) -> int:
         """Answer for this inode; return the one that it displaces, or 0."""
         displaced = self._nodes[nodeid % NODES]

@@ -308,3 +308,57 @@ def test_extended_attributes_are_told_as_attributes(peer: Peer, tmp_path: Path) 
     peer.barrier()
     os.setxattr(tmp_path / "f", "user.a", b"1")
     assert [attr.id for attr in peer.changes().attrs] == [number]
+
+
+def _by_another(peer: Peer, script: str, *arguments: str) -> None:
+    """Have another process change things, while home looks."""
+    with subprocess.Popen(["perl", "-e", script, *arguments]) as other:
+        peer.until(lambda: other.poll() is not None)
+    assert other.returncode == 0
+
+
+def _told(peer: Peer) -> list[Invalidate]:
+    return [message for message in peer.pushed if isinstance(message, Invalidate)]
+
+
+WRITES = 1000
+
+
+def test_what_keeps_changing_is_told_in_few_messages(peer: Peer, tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    number = peer.lookup("f").id
+    peer.changes()
+    slowly = (
+        "open F, '>>', $ARGV[0];"
+        "for (1 .. $ARGV[1]) { syswrite F, 'x'; select undef, undef, undef, 1e-3 }"
+    )
+    _by_another(peer, slowly, str(tmp_path / "f"), str(WRITES))
+    peer.until(lambda: [attr.size for told in _told(peer) for attr in told.data][-1:] == [WRITES])
+    assert len(_told(peer)) < WRITES / 20
+    assert {attr.id for told in _told(peer) for attr in told.data} == {number}
+
+
+def test_a_change_after_a_quiet_time_is_told_by_itself(peer: Peer, tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    number = peer.lookup("f").id
+    for size in (1, 2, 3):
+        peer.changes()
+        with open(tmp_path / "f", "ab") as file:
+            file.write(b"x")
+        peer.until(lambda: _told(peer))
+        assert (number, size) in [(attr.id, attr.size) for attr in _told(peer)[-1].data]
+
+
+@pytest.mark.parametrize("attended", [True, False])
+def test_many_changes_are_looked_at_before_there_are_too_many(
+    peer: Peer, tmp_path: Path, attended: bool
+) -> None:
+    peer.names(1)
+    if not attended:
+        peer.service.begin_body(1, b"/bin/true")
+        peer.service.end_body(1)
+    busily = "for (1 .. $ARGV[1]) { open F, '>', $ARGV[0]; close F; unlink $ARGV[0] }"
+    _by_another(peer, busily, str(tmp_path / "f"), "20000")
+    assert not [message for message in peer.pushed if isinstance(message, InvalidateAll)]
+    assert not [message for message in peer.barrier() if isinstance(message, InvalidateAll)]
+    assert b"f" not in peer.names(1)

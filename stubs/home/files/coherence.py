@@ -55,10 +55,11 @@ FILE_EVENTS = CONTENT | IN_ATTRIB
 
 # Without a barrier changes are looked at and told this late, and the later the longer they keep
 # coming: each link hears of each write of a build, and to wake up and to tell costs more than what
-# is told. There is no hurry while nobody is on the node.
+# is told. There is no hurry while nobody is on the node. But the kernel queues no more than 16 384.
 PUBLISH_SECONDS = 0.005
 LATEST_SECONDS = 0.2
 UNATTENDED_SECONDS = 0.5
+MANY_EVENTS = 1024
 
 # More than this at once, and the node does better to forget everything.
 MAX_CHANGES = 8192
@@ -187,6 +188,7 @@ class Coherence:
         if late and self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._delay = PUBLISH_SECONDS
             self._schedule()
 
     # own operations
@@ -225,10 +227,13 @@ class Coherence:
         self._loop.forget(self._fd)
         self._schedule()
 
-    def _drain(self, echoes: Collection[Echo]) -> None:
+    def _drain(self, echoes: Collection[Echo]) -> int:
+        """Take in all events but `echoes`; return how many there were."""
         if self._fd < 0:
-            return
+            return 0
+        count = 0
         for wd, mask, _, name in inotify.read_events(self._fd):
+            count += 1
             if mask & IN_Q_OVERFLOW:
                 self._overflow()
                 continue
@@ -239,6 +244,7 @@ class Coherence:
                 self._unwatched(inode, mask)
             elif (wd, name) not in echoes:
                 self._foreign(inode, mask, name)
+        return count
 
     def _schedule_if_pending(self) -> None:
         if self._timer is None and self._pending():
@@ -246,8 +252,7 @@ class Coherence:
 
     def _schedule(self) -> None:
         if self._timer is None:
-            delay = self._delay if self._attended else UNATTENDED_SECONDS
-            self._timer = self._loop.call_later(delay, self._publish_later)
+            self._timer = self._loop.call_later(self._delay, self._publish_later)
 
     def _pending(self) -> bool:
         return bool(self._names or self._data or self._attrs or self._dirs or self._lost_count)
@@ -328,10 +333,12 @@ class Coherence:
 
     def _publish_later(self) -> None:
         self._timer = None
-        self._drain(())
+        count = self._drain(())
         if self._pending():
             self.publish()
-            self._delay = min(2 * self._delay, LATEST_SECONDS)
+            self._delay *= 2 if count < MANY_EVENTS else 0.5
+            latest = LATEST_SECONDS if self._attended else UNATTENDED_SECONDS
+            self._delay = max(PUBLISH_SECONDS, min(self._delay, latest))
             self._schedule()
         else:
             self._delay = PUBLISH_SECONDS

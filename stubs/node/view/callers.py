@@ -78,6 +78,10 @@ class Callers:
         """Take note that a process opens a file to execute it: it may be another program soon."""
         self._compilers.pop(pid, None)
 
+    def forget(self) -> None:
+        """Remember nothing of who runs what."""
+        self._compilers.clear()
+
     def is_compiler(self, pid: int) -> bool:
         """Tell whether the caller runs a compiler, assembler or linker."""
         known = self._compilers.get(pid)

@@ -127,7 +127,7 @@ class Device:
                 self._handle(length)
             elif length not in (0, -errno.ENOENT, -errno.EINTR):
                 self._end(os.strerror(-length))
-            if length <= 0 or self.closed:
+            if length <= 0 or self.opens is None:
                 return
             timeout = 0
 

@@ -176,6 +176,12 @@ class Opening(Responder):
         if former is not None:
             self.count_close(former, os.O_RDONLY)
 
+    def forget_callers(self) -> None:
+        """Look anew at what programs run: a body has ended, and its pids may be another's soon."""
+        self.callers.forget()
+        if self._device.opens is not None:
+            self._device.opens.remove_pids()
+
     def hand_out(self, node: Node) -> None:
         """Be asked again whenever a file is opened."""
         opens = self._device.opens

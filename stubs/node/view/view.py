@@ -183,8 +183,9 @@ class View:
         self._writing.when_all_written(then)
 
     def tell_touched(self, body: int) -> None:
-        """Tell home what was touched while a body ran, if home wanted to know."""
+        """Tell home what was touched while a body ran, if home wanted to know; it has ended."""
         self._ahead.tell(body)
+        self._opening.forget_callers()
 
     def take_failure(self) -> tuple[int, bytes] | None:
         """Return errno and path of a write that home refused and nobody was told, once."""
