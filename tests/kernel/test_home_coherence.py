@@ -349,14 +349,8 @@ def test_a_change_after_a_quiet_time_is_told_by_itself(peer: Peer, tmp_path: Pat
         assert (number, size) in [(attr.id, attr.size) for attr in _told(peer)[-1].data]
 
 
-@pytest.mark.parametrize("attended", [True, False])
-def test_many_changes_are_looked_at_before_there_are_too_many(
-    peer: Peer, tmp_path: Path, attended: bool
-) -> None:
+def test_many_changes_are_looked_at_before_there_are_too_many(peer: Peer, tmp_path: Path) -> None:
     peer.names(1)
-    if not attended:
-        peer.service.begin_body(1, b"/bin/true")
-        peer.service.end_body(1)
     busily = "for (1 .. $ARGV[1]) { open F, '>', $ARGV[0]; close F; unlink $ARGV[0] }"
     _by_another(peer, busily, str(tmp_path / "f"), "20000")
     assert not [message for message in peer.pushed if isinstance(message, InvalidateAll)]

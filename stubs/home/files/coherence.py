@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections import OrderedDict
 
 from stubs.abi import inotify
@@ -55,10 +56,9 @@ FILE_EVENTS = CONTENT | IN_ATTRIB
 
 # Without a barrier changes are looked at and told this late, and the later the longer they keep
 # coming: each link hears of each write of a build, and to wake up and to tell costs more than what
-# is told. There is no hurry while nobody is on the node. But the kernel queues no more than 16 384.
+# is told. But the kernel queues no more than 16 384 events.
 PUBLISH_SECONDS = 0.005
 LATEST_SECONDS = 0.2
-UNATTENDED_SECONDS = 0.5
 MANY_EVENTS = 1024
 
 # More than this at once, and the node does better to forget everything.
@@ -86,7 +86,6 @@ class Coherence:
         written: Callable[[Inode], None] | None = None,
     ) -> None:
         """Watch nothing yet; `post` sends to the node; `written` hears of foreign writes."""
-        self._attended = True  # somebody on the node could see what is told
         self._written = written
         self._loop = loop
         self._tree = tree
@@ -107,6 +106,7 @@ class Coherence:
         self._publishing = False
         self._timer: Timer | None = None
         self._delay = PUBLISH_SECONDS
+        self._told_at = 0.0  # when (monotonic) changes were last told without a barrier
         self._listening = False
         self._mounts = Mounts()
         self._listen()
@@ -181,16 +181,6 @@ class Coherence:
         while len(self._checked) > MAX_CHECKED:
             self._checked.popitem(last=False)
 
-    def attend(self, there: bool) -> None:
-        """Take note whether there is anybody on the node who could see what is told."""
-        late = there and not self._attended
-        self._attended = there
-        if late and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-            self._delay = PUBLISH_SECONDS
-            self._schedule()
-
     # own operations
 
     def echo_of(self, inode: Inode) -> tuple[Echo, ...]:
@@ -225,6 +215,8 @@ class Coherence:
     def _readable(self, _: int) -> None:
         self._listening = False
         self._loop.forget(self._fd)
+        if time.monotonic() - self._told_at > LATEST_SECONDS:
+            self._delay = PUBLISH_SECONDS
         self._schedule()
 
     def _drain(self, echoes: Collection[Echo]) -> int:
@@ -336,12 +328,11 @@ class Coherence:
         count = self._drain(())
         if self._pending():
             self.publish()
+            self._told_at = time.monotonic()
             self._delay *= 2 if count < MANY_EVENTS else 0.5
-            latest = LATEST_SECONDS if self._attended else UNATTENDED_SECONDS
-            self._delay = max(PUBLISH_SECONDS, min(self._delay, latest))
+            self._delay = max(PUBLISH_SECONDS, min(self._delay, LATEST_SECONDS))
             self._schedule()
         else:
-            self._delay = PUBLISH_SECONDS
             self._listen()
 
     def _look_at_mounts(self) -> None:

@@ -79,11 +79,6 @@ class Effects:
         self._bodies.pop(body, None)
         self._since.pop(body, None)
 
-    @property
-    def any_body(self) -> bool:
-        """Whether a body is being watched."""
-        return bool(self._bodies)
-
     def mark(self, body: int) -> None:
         """Take note that a body can be had again as it is now: see `since`."""
         self._since[body] = Traces(rewrites=False)

@@ -233,13 +233,11 @@ class FileService:
     def begin_body(self, body: int, exe: bytes) -> None:
         """Take note that a body of that program starts; its changes are watched: `is_unseen`."""
         self.effects.begin(body, exe)
-        self._coherence.attend(True)
 
     def end_body(self, body: int) -> None:
         """Take note that nothing of a body is left."""
         self.effects.end(body)
         self._locks.end_body(body)
-        self._coherence.attend(self.effects.any_body)
 
     def is_unseen(self, body: int) -> bool:
         """Tell whether a body that is lost changed no file but those that it made itself.
