@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from mlaunch import elf, tools
-from mlaunch.guess import guess
+from mlaunch.guess import guess, stays_whatever
+from mlaunch.profiles import Profile
+from mlaunch.spreading import LEAST_S
 from mlaunch.states import CHILD, TOP, Program
 
 MOMENT_S = 0.02  # what is not worth a trip, whatever the link
@@ -200,3 +202,17 @@ def test_what_is_no_whole_elf_file_imports_nothing(cut: int, tmp_path: Path) -> 
 
 def test_a_program_that_is_gone_is_guessed_all_the_same() -> None:
     assert of("gone", exe="/nowhere/gone").cpu_s >= WORK_S
+
+
+def _seen(runs: int, cpu_s: float, spread: float) -> Profile:
+    return Profile(runs, cpu_s, spread, cpu_s, 0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, False, False)
+
+
+def test_what_was_always_short_is_not_asked_about_again() -> None:
+    nm = "/usr/bin/x86_64-linux-gnu-nm"
+    assert stays_whatever(nm, _seen(4, 0.02, 0.005))
+    assert not stays_whatever(nm, _seen(3, 0.02, 0.005))
+    assert not stays_whatever(nm, _seen(9, 0.02, 0.02))
+    assert not stays_whatever(nm, _seen(9, LEAST_S, 0.0))
+    assert not stays_whatever("/usr/bin/gcc", _seen(9, 0.02, 0.005))
+    assert not stays_whatever(nm, None)
