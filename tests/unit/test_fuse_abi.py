@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -6,6 +7,7 @@ from struct import Struct
 import pytest
 
 from stubs.abi import fuse
+from stubs.abi.fuseopens import Station
 
 # include/uapi/linux/fuse.h: what precedes the variable part. For setxattr without its extension.
 SIZES = {
@@ -71,3 +73,27 @@ def test_structs_and_numbers_agree_with_the_compiler(tmp_path: Path) -> None:
     assert found == ours
     assert len(structs) > 30
     assert len(numbers) > 80
+
+
+def test_the_machine_code_finds_what_it_works_on() -> None:
+    # These numbers are in the code, as displacements from rbx.
+    places = {
+        "device": 0,
+        "room": 4,
+        "buffer": 8,
+        "nodes": 16,
+        "node_mask": 24,
+        "pids": 32,
+        "pid_mask": 40,
+        "poll_device": 48,
+        "poll_other": 56,
+        "timeout": 64,
+        "length": 72,
+        "unique": 80,
+        "file_handle": 88,
+        "opens": 104,
+        "releases": 112,
+    }
+    assert {name: getattr(Station, name).offset for name in places} == places
+    assert (fuse.FUSE_OPEN, fuse.FUSE_RELEASE, fuse.FUSE_RELEASE_FLOCK_UNLOCK) == (14, 18, 2)
+    assert os.O_ACCMODE | os.O_TRUNC | 0x20 == 0x223  # FMODE_EXEC
