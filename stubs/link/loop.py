@@ -87,12 +87,17 @@ class Loop:
         patience = self._patience(longest)
         if self.wait is not None:
             self.wait(self._selector.fileno(), patience)
+            # What comes of that goes out before anything else comes in.
+            self._end_turn()
             patience = 0.0
         for key, events in self._selector.select(patience):
             # An earlier callback of this turn may have forgotten this one.
             if self._selector.get_map().get(key.fd) is key:
                 key.data(events)
         self._call_due()
+        self._end_turn()
+
+    def _end_turn(self) -> None:
         while self._turn_end:
             calls, self._turn_end = self._turn_end, {}
             for call in calls:

@@ -1,6 +1,7 @@
 import errno
 import mmap
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -308,6 +309,26 @@ def test_extended_attributes_are_told_as_attributes(peer: Peer, tmp_path: Path) 
     peer.barrier()
     os.setxattr(tmp_path / "f", "user.a", b"1")
     assert [attr.id for attr in peer.changes().attrs] == [number]
+
+
+def test_news_of_a_former_directory_are_not_taken_for_those_of_the_one_there_now(
+    peer: Peer, tmp_path: Path
+) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/f").write_bytes(b"former")
+    peer.lookup("f", peer.lookup("d").id)
+    peer.changes()
+    shutil.rmtree(tmp_path / "d")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/f").write_bytes(b"now")
+    # What was done to the names is looked at only after this.
+    directory = peer.service.resolve(b"/d").id
+    with open(tmp_path / "d/f") as file:
+        number = peer.service.adopt(file.fileno()).id
+    peer.changes()
+    assert peer.read(number) == b"now"
+    assert peer.names(directory).keys() == {b"f"}
+    assert peer.lookup("d").id == directory
 
 
 def _by_another(peer: Peer, script: str, *arguments: str) -> None:

@@ -181,6 +181,7 @@ def test_locks_of_a_forgotten_inode_are_gone(peer: Peer, number: int, tmp_path: 
 
 
 def test_locking_and_unlocking_is_no_change(peer: Peer, number: int) -> None:
+    peer.changes()
     for kind in (F_RDLCK, F_WRLCK, F_UNLCK):
         peer.get(lock(number, kind), Locked)
     assert not peer.changes().data

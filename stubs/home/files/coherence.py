@@ -286,12 +286,24 @@ class Coherence:
         self._attrs[directory] = None
         if mask & IN_ISDIR and mask & (IN_MOVED_FROM | IN_MOVED_TO):
             self._tree.moved()
-        if mask & (IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO):
+        if mask & (IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO) and not self._has(directory, name):
             former = self._tree.table.displace(directory, name)
             if former is not None and former.parent is not None:
                 self._attrs[former] = None  # it has other names, but one less
             elif former is not None:
                 self._nameless(former, moved=bool(mask & IN_MOVED_FROM))
+
+    def _has(self, directory: Directory, name: bytes) -> bool:
+        """Tell whether what is known by that name has it now: the event is older than that."""
+        known = directory.children.get(name)
+        if known is None:
+            return False
+        try:
+            fd = self._tree.path_fd(directory)
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == (known.dev, known.ino)
 
     def _nameless(self, inode: Inode, moved: bool) -> None:
         """See what is to become of an inode whose name is gone."""
