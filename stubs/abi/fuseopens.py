@@ -20,12 +20,9 @@ PIDS = 1 << 12
 
 FILE_HANDLE = 1  # of what was opened here; whoever else opens uses another
 
-# Of requests in a row, before others get their turn.
-BATCH = 64
-
 # long serve(struct Station *rdi): requests until one is for others (its length), none is there and
-# the other descriptor is ready, or the time is over (0), or something failed (-errno). A request is
-# read to the buffer; 0x223 is O_ACCMODE | O_TRUNC | FMODE_EXEC.
+# the other descriptor is ready, the time is over, or 64 were answered in a row (0), or something
+# failed (-errno). A request is read to the buffer; 0x223 is O_ACCMODE | O_TRUNC | FMODE_EXEC.
 _CODE = bytes.fromhex(
     "53"  # push rbx
     "4154"  # push r12

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 
 from stubs.abi.libc import function
-
-PROT_READ = 1
-PROT_WRITE = 2
-PROT_EXEC = 4
-MAP_PRIVATE = 2
-MAP_ANONYMOUS = 0x20
-_PAGE = 4096
+from stubs.abi.mman import (
+    MAP_ANONYMOUS,
+    MAP_PRIVATE,
+    PAGE_SIZE,
+    PROT_EXEC,
+    PROT_READ,
+    PROT_WRITE,
+)
 
 _mmap = function(
     "mmap",
@@ -28,7 +29,7 @@ _mprotect = function("mprotect", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 def load(code: bytes) -> int:
     """Return the address of at most a page of `code`; OSError where none may be executable."""
-    page = _mmap(None, _PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    page = _mmap(None, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     ctypes.memmove(page, code, len(code))
-    _mprotect(page, _PAGE, PROT_READ | PROT_EXEC)
+    _mprotect(page, PAGE_SIZE, PROT_READ | PROT_EXEC)
     return page
