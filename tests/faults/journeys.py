@@ -89,6 +89,10 @@ class Journey:
             said = b"".join(move.communicate(timeout=timeout))
             return move.wait(), said.decode()
 
+    def is_over(self) -> bool:
+        """Tell whether `mlaunch migrate` has ended."""
+        return self._move is not None and self._move.poll() is not None
+
     def interrupt(self) -> int:
         """Interrupt `mlaunch migrate`, and return how that has ended."""
         assert self._move is not None
