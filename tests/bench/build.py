@@ -4,7 +4,8 @@
 
 Each round runs every way once (A B C … A B C …); shown are the medians with their range, and each
 as a ratio to the native build with -j1 on home alone. `cold` has a new daemon, link, agent, page
-cache and no cache on the node's disk. Needs distcc, distcc-pump and icecc from Debian.
+cache and no cache on the node's disk; with `first` home does not know of a run before, either.
+Needs distcc, distcc-pump and icecc from Debian.
 """
 
 from __future__ import annotations
@@ -103,10 +104,18 @@ def make_cold(cluster: Cluster) -> None:
         node.run(("rm", "-rf", "/home/alice/.cache"), check=True)
 
 
+def make_new(cluster: Cluster) -> None:
+    """Let the next mrun be the first one ever: the nodes' names are all there is."""
+    make_cold(cluster)
+    learned = ("/home/alice/.local/state/mlaunch", "/home/alice/.cache/mlaunch")
+    cluster.home.run(("rm", "-rf", *learned), check=True)
+
+
 def compare(bed: Bed, target: str, jobs: int, rounds: int, wanted: tuple[str, ...]) -> None:
     """Build by every way in turn and print."""
     cluster = bed.cluster
-    native, bare, cold, warm = Samples(), Samples(), Samples(), Samples()
+    native, bare = Samples(), Samples()
+    first, cold, warm = Samples(), Samples(), Samples()
     with ExitStack() as stack:
         # Two slots more than CPUs, as make has more jobs: one is compiled while others travel.
         ways = {n: stack.enter_context(peers.PEERS[n](cluster, 3)) for n in wanted}
@@ -119,11 +128,14 @@ def compare(bed: Bed, target: str, jobs: int, rounds: int, wanted: tuple[str, ..
                 bed.lend_back()
             for name, way in ways.items():
                 bed.measure(others[name], target, jobs, way)
+            make_new(cluster)
+            bed.measure(first, target, jobs, MRUN)
             make_cold(cluster)
             bed.measure(cold, target, jobs, MRUN)
             bed.measure(warm, target, jobs, MRUN)
         placed = builds.on_nodes(builds.read_bodies(cluster.home, RECEIPT))
-    report(native, {"bare": bare, **others, "mrun, cold": cold, "mrun, warm": warm})
+    ours = {"mrun, first": first, "mrun, cold": cold, "mrun, warm": warm}
+    report(native, {"bare": bare, **others, **ours})
     report_placed(native, warm, placed)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from stubs.home.files.policy import ExportPolicy
+from stubs.home.files.traces import MAX_MISSED
 from tests.kernel.viewbed import Bed
 
 MANY = 100
@@ -69,14 +70,46 @@ def test_what_was_touched_once_is_not_waited_for_again(directory: str) -> None:
     assert second["trips"] == 0
 
 
+def wait_and_read(mount: str, *names: str) -> None:
+    """Stand still until somebody says that it may go on, then read headers."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+    for name in names:
+        with open(f"{mount}/headers/{name}", "rb") as file:
+            assert file.read()
+
+
+def run_body(bed: Bed, program: str, *names: str) -> int:
+    """Run a body that reads headers; return how often it waited for home."""
+    started = bed.start(wait_and_read, bed.mount, *names)
+    pid, _ = started
+    os.waitpid(pid, os.WUNTRACED)
+    bed.know_bodies(pid)
+    bed.prefetch(program, "main.c", body=pid)
+    before = bed.stats()["round_trips"]
+    os.kill(pid, signal.SIGCONT)
+    bed.finish(started)
+    trips = bed.stats()["round_trips"] - before
+    bed.touched(pid)
+    return trips
+
+
+def test_what_each_of_a_kind_asks_for_is_not_waited_for_on_the_next_link(directory: str) -> None:
+    own = [[f"h{number}.h", f"h{number + 1}.h"] for number in range(0, 10, 2)]
+    with Bed(directory, state=f"{directory}/state") as bed:
+        assert all(run_body(bed, "/prog", *names) >= 2 for names in own)
+    for _ in range(MAX_MISSED + 2):
+        # Of a kind that others are not of, nobody reads what they did: still it is not forgotten.
+        with Bed(directory, state=f"{directory}/state") as bed:
+            assert run_body(bed, "/prog", *own[0]) == 0
+    with Bed(directory, state=f"{directory}/state") as bed:
+        assert not any(run_body(bed, "/prog", *names) for names in own)
+        shutil.copy(f"{directory}/home/prog", f"{directory}/home/other")
+        assert run_body(bed, "/other", "h50.h")
+
+
 def test_what_another_program_touches_at_the_same_time_is_not_of_the_trace(directory: str) -> None:
     for name in ("small", "greedy"):
         shutil.copy(f"{directory}/home/prog", f"{directory}/home/{name}")
-
-    def wait_and_read(mount: str, name: str) -> None:
-        os.kill(os.getpid(), signal.SIGSTOP)
-        with open(f"{mount}/headers/{name}", "rb") as file:
-            assert file.read()
 
     def both_read(bed: Bed) -> None:
         started = [bed.start(wait_and_read, bed.mount, name) for name in ("h1.h", "deep/large")]

@@ -3,7 +3,15 @@
 from pathlib import Path
 
 from stubs.abi import elf
-from stubs.home.files.traces import MAX_BYTES, MAX_FILES, MAX_MISSED, Trace, Traces, key_of
+from stubs.home.files.traces import (
+    LASTING,
+    MAX_BYTES,
+    MAX_FILES,
+    MAX_MISSED,
+    Trace,
+    Traces,
+    key_of,
+)
 
 GCC = (b"/usr/bin/gcc", b".c", b"/src")
 
@@ -54,9 +62,36 @@ def test_a_file_read_from_the_nodes_page_cache_keeps_its_ranges(tmp_path: Path) 
     assert store.recall(GCC).files == {b"/a": (0, [(0, 100)])}
 
 
+def test_what_others_had_to_ask_for_is_not_forgotten(tmp_path: Path) -> None:
+    store = Traces(str(tmp_path))
+    store.record(GCC, trace("/first"))
+    asked = trace("/theirs")
+    asked.dirs[b"/names"] = 0
+    store.extend(GCC, asked)
+    for _ in range(2 * MAX_MISSED):
+        store.record(GCC, trace("/other"))
+    found = store.recall(GCC)
+    assert found.files == {b"/other": (0, [(0, 100)]), b"/theirs": (LASTING, [(0, 100)])}
+    assert found.dirs == {b"/names": LASTING}
+
+
+def test_of_what_is_asked_for_again_all_ranges_are_kept(tmp_path: Path) -> None:
+    store = Traces(str(tmp_path))
+    store.record(GCC, trace("/cc1"))
+    for part in ([(500, 10)], [(500, 10), (900, 10)]):
+        more = Trace()
+        more.files[b"/cc1"] = (0, part)
+        store.extend(GCC, more)
+    whole = [(0, 100), (500, 10), (900, 10)]
+    assert store.recall(GCC).files == {b"/cc1": (LASTING, whole)}
+    store.record(GCC, trace("/cc1"))
+    assert store.recall(GCC).files == {b"/cc1": (LASTING, whole)}
+
+
 def test_a_trace_is_bounded() -> None:
     many = Trace().merge(trace(*(f"/{number}" for number in range(MAX_FILES + 10))))
     assert len(many.files) == MAX_FILES
+    assert len(many.extended(trace("/more")).files) == MAX_FILES
     large = Trace().merge(trace("/a", "/b", "/c", length=MAX_BYTES // 2))
     assert list(large.files) == [b"/a", b"/b"]
 

@@ -1,7 +1,8 @@
 """Prefetch: what a program is expected to want is sent before it asks, in one burst with Spawn.
 
 That is the program's ELF closure, the files named by its arguments, and what it touched when it
-last ran (stubs.home.files.traces): names of directories, and ranges of files. Everything is looked
+last ran (stubs.home.files.traces), and others of its kind asked for: names of directories, and
+ranges of files. Everything is looked
 up as a request of the node would be, under the export policy and with the user's rights; what
 has been sent over this link is not sent again.
 
@@ -57,6 +58,9 @@ MAX_NOTED = 4 * MAX_FILES
 # Ranges offered to which the node has not replied.
 MAX_OFFERED = 100_000
 
+# What later bodies asked for is gathered so long before it is written.
+GATHER_SECONDS = 10.0
+
 # Programs of which we remember that their burst was sent.
 MAX_KEYS = 10_000
 
@@ -86,7 +90,9 @@ class Prefetch:
         self._done: set[Key] = set()
         self._hashes = hashes
         self._offered: dict[tuple[int, int], tuple[int, int]] = {}  # id, offset -> length, body
-        self._traced: dict[int, Key] = {}  # by body
+        self._traced: dict[int, Key] = {}  # by body, of which all is noted
+        self._kinds: dict[int, Key] = {}  # by body, of all that have not told anything
+        self._gathered: dict[Key, Trace] = {}  # what those asked for
         self._listed: set[int] = set()  # directories whose names the node has
         self._sent: Sent = {}
         self._queue: deque[tuple[int, int, int, int]] = deque()  # id, offset, length, body
@@ -101,6 +107,7 @@ class Prefetch:
         """Send no more."""
         self._link = None
         self._queue.clear()
+        self._write_gathered()
         self._traces.close()
         self._hashes.close()
 
@@ -114,6 +121,7 @@ class Prefetch:
         key = key_of(spawn.exe, spawn.argv, spawn.cwd)
         if self._link is None:
             return
+        self._kinds[spawn.body] = key
         if key in self._done:
             # What others read at the same time it finds in the page cache: the two make one trace.
             for body, other in self._traced.items():
@@ -189,8 +197,8 @@ class Prefetch:
     # what is learned
 
     def traced(self, message: Traced) -> None:
-        """Remember what a body has touched; a body that we do not ask about is not heard."""
-        key = self._traced.pop(message.body, None)
+        """Remember what a body has touched, or asked for; each that runs is heard once."""
+        key = self._kinds.pop(message.body, None)
         if key is None:
             return
         if len(message.ranges) % 3 or len(message.ranges) > 3 * MAX_NOTED:
@@ -214,7 +222,26 @@ class Prefetch:
             ranges = trace.files.setdefault(path, (0, []))[1]
             if length:
                 ranges.append((offset, length))
-        self._traces.record(key, trace)
+        if self._traced.pop(message.body, None) is not None:
+            self._traces.record(key, trace)
+        else:
+            self._gather(key, trace)
+
+    def ended(self, body: int) -> None:
+        """Hear nothing more of a body."""
+        self._kinds.pop(body, None)
+        self._traced.pop(body, None)
+
+    def _gather(self, key: Key, trace: Trace) -> None:
+        """Write it later: builds run hundreds of bodies, and a trace is written as a whole."""
+        if not self._gathered:
+            self._loop.call_later(GATHER_SECONDS, self._write_gathered)
+        self._gathered[key] = self._gathered.get(key, Trace()).extended(trace)
+
+    def _write_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, {}
+        for key, trace in gathered.items():
+            self._traces.extend(key, trace)
 
     def _path(self, number: int) -> bytes:
         """Return the path in the export by which an inode was last seen; empty if there is none."""

@@ -238,6 +238,8 @@ class FileService:
         """Take note that nothing of a body is left."""
         self.effects.end(body)
         self._locks.end_body(body)
+        if self._prefetch is not None:
+            self._prefetch.ended(body)
 
     def is_unseen(self, body: int) -> bool:
         """Tell whether a body that is lost changed no file but those that it made itself.

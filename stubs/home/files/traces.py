@@ -1,5 +1,9 @@
 """What programs touched when they ran on a node: remembered from one run to the next.
 
+What the first body of a kind touched on a link is noted as a whole, and forgotten when others do
+without it. What later ones had to ask for is added to that, and lasts: each compile reads headers
+of its own, and all of them are wanted again by the next build.
+
 One small SQLite file of the user's, shared by all link processes. Nothing depends on it: a file
 that is corrupt is set aside and begun anew, and what cannot be read or written is not remembered.
 
@@ -19,7 +23,7 @@ from stubs.home.files.store import Store
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     # program, kind, directory
     Key = tuple[bytes, bytes, bytes]
@@ -32,8 +36,9 @@ MAX_BYTES = 128 << 20
 # Traces kept; the least recently used give way.
 MAX_TRACES = 500
 
-# A path that was not touched in so many runs in a row is forgotten.
+# A path that was not touched in so many runs in a row is forgotten, but one that was asked for.
 MAX_MISSED = 3
+LASTING = -1
 
 
 def key_of(exe: bytes, argv: Sequence[bytes], cwd: bytes) -> Key:
@@ -50,7 +55,7 @@ class Trace:
 
     def __init__(self) -> None:
         """Nothing was touched."""
-        # path -> in how many runs since it was last touched
+        # path -> in how many runs since it was last touched, or LASTING
         self.dirs: dict[bytes, int] = {}
         # path -> the same, and (offset, length) of each range
         self.files: dict[bytes, tuple[int, list[tuple[int, int]]]] = {}
@@ -61,15 +66,33 @@ class Trace:
         merged.dirs.update(newer.dirs)
         merged.files.update(newer.files)
         for path, missed in self.dirs.items():
-            if path not in merged.dirs and missed < MAX_MISSED:
+            if missed == LASTING:
+                merged.dirs[path] = LASTING
+            elif path not in merged.dirs and missed < MAX_MISSED:
                 merged.dirs[path] = missed + 1
         for path, (missed, ranges) in self.files.items():
-            if path not in merged.files and missed < MAX_MISSED:
+            if missed == LASTING:
+                merged._add(path, ranges)
+            elif path not in merged.files and missed < MAX_MISSED:
                 merged.files[path] = (missed + 1, ranges)
             elif path in merged.files and not merged.files[path][1]:
                 # It was in the page cache of the node: what is read of it was not seen this time.
                 merged.files[path] = (0, ranges)
         return merged._bounded()
+
+    def extended(self, more: Trace) -> Trace:
+        """Return what is known when later runs had to ask for more."""
+        found = Trace()
+        found.dirs = {**self.dirs, **dict.fromkeys(more.dirs, LASTING)}
+        found.files = dict(self.files)
+        for path, (_, ranges) in more.files.items():
+            found._add(path, ranges)
+        return found._bounded()
+
+    def _add(self, path: bytes, ranges: list[tuple[int, int]]) -> None:
+        """Add ranges of a file that last."""
+        _, known = self.files.get(path, (LASTING, []))
+        self.files[path] = (LASTING, [*known, *(item for item in ranges if item not in known)])
 
     def outside(self, cwd: bytes) -> Trace:
         """Return what is of use in another directory: what does not lie in `cwd`."""
@@ -155,16 +178,22 @@ class Traces:
         return self._stored.look(find, Trace())
 
     def record(self, key: Key, trace: Trace) -> None:
-        """Remember what was touched, together with what was known of exactly this key."""
+        """Remember what a run touched, together with what was known of exactly this key."""
+        self._update(key, lambda known: known.merge(trace))
 
+    def extend(self, key: Key, trace: Trace) -> None:
+        """Remember what later runs asked for, with what was known of exactly this key."""
+        self._update(key, lambda known: known.extended(trace))
+
+    def _update(self, key: Key, change: Callable[[Trace], Trace]) -> None:
         def add(connection: sqlite3.Connection) -> None:
             row = connection.execute(
                 "SELECT trace FROM traces WHERE exe = ? AND kind = ? AND cwd = ?", key
             ).fetchone()
-            merged = (Trace.decode(row[0]) if row is not None else Trace()).merge(trace)
+            changed = change(Trace.decode(row[0]) if row is not None else Trace())
             connection.execute(
                 "INSERT OR REPLACE INTO traces VALUES (?, ?, ?, ?, ?)",
-                (*key, time.time(), merged.encode()),
+                (*key, time.time(), changed.encode()),
             )
             connection.execute(
                 "DELETE FROM traces WHERE used <="

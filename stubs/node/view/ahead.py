@@ -39,6 +39,9 @@ MAX_DIRS = 4096
 MAX_FILES = 4096
 MAX_UNITS = 1024
 
+# Bodies of which it is noted what they asked home for.
+MAX_ASKING = 1024
+
 
 class Notes:
     """What was touched by a body, and by others that do the same at the same time."""
@@ -49,6 +52,23 @@ class Notes:
         self.dirs: dict[int, None] = {}
         self.files: dict[int, dict[int, None]] = {}  # units, in the order of their first use
         self.units = 0
+
+    def looked_into(self, id_: int) -> None:
+        """Note that names were looked for in a directory."""
+        if len(self.dirs) < MAX_DIRS:
+            self.dirs[id_] = None
+
+    def read(self, id_: int, offset: int, end: int) -> None:
+        """Note that [offset, end) was read; nothing: that the file was opened."""
+        units = self.files.get(id_)
+        if units is None:
+            if len(self.files) >= MAX_FILES:
+                return
+            units = self.files[id_] = {}
+        for unit in range(offset // UNIT, -(-end // UNIT)):
+            if unit not in units and self.units < MAX_UNITS:
+                self.units += 1
+                units[unit] = None
 
     def ranges(self) -> list[int]:
         """Return the files as Traced has them: neighbouring units together."""
@@ -77,7 +97,10 @@ class Ahead(Responder):
         self._lacking: list[int] = []  # to be told as ids, offsets and lengths
         self._snapshots = snapshots
         self._reading = reading
-        self._notes: dict[int, Notes] = {}
+        self._notes: dict[int, Notes] = {}  # by body, of which home wants to know all
+        self._asked: dict[int, Notes] = {}  # by body: what others had to ask home for
+        snapshots.asked = self._asked_for_names
+        reading.asked = self._asked_for
         # (id, offset) -> so many Contents are on their way that were announced and refused. They
         # may come behind the announcement of newer ones: theirs is a connection of its own.
         self._refused: dict[tuple[int, int], int] = {}
@@ -155,13 +178,20 @@ class Ahead(Responder):
         self._hand_out_opens(True)
 
     def tell(self, body: int) -> None:
-        """Tell home what was noted of a body that has ended, if it wanted to know."""
-        notes = self._notes.pop(body, None)
-        if notes is not None and notes.body == body:
-            self._uplink.post(Traced(body, list(notes.dirs), notes.ranges()))
+        """Tell home what was noted of a body that has ended, if it wants to know."""
+        asked = self._asked.pop(body, None)
+        if body in self._notes:
+            notes = self._notes.pop(body)
+            if notes.body == body:
+                self._tell(notes)
+        elif asked is not None:
+            self._tell(asked)
         if not self._notes:
             self._reading.note = self._snapshots.note = None
             self._hand_out_opens(False)
+
+    def _tell(self, notes: Notes) -> None:
+        self._uplink.post(Traced(notes.body, list(notes.dirs), notes.ranges()))
 
     def _hand_out_opens(self, all_of_them: bool) -> None:
         if self._device.opens is not None:
@@ -177,18 +207,32 @@ class Ahead(Responder):
 
     def _looked_into(self, node: Node) -> None:
         for notes in self._of_caller():
-            if len(notes.dirs) < MAX_DIRS:
-                notes.dirs[node.id] = None
+            notes.looked_into(node.id)
 
     def _read(self, node: Node, offset: int, end: int) -> None:
-        """Note that [offset, end) was read; nothing: that the file was opened."""
         for notes in self._of_caller():
-            units = notes.files.get(node.id)
-            if units is None:
-                if len(notes.files) >= MAX_FILES:
-                    continue
-                units = notes.files[node.id] = {}
-            for unit in range(offset // UNIT, -(-end // UNIT)):
-                if unit not in units and notes.units < MAX_UNITS:
-                    notes.units += 1
-                    units[unit] = None
+            notes.read(node.id, offset, end)
+
+    # what is asked for
+
+    def _asking(self) -> Notes | None:
+        """Return the notes for the body that asks just now, None if all that it does is noted."""
+        body = self._uplink.traffic.body()
+        if not body or body in self._notes:
+            return None
+        notes = self._asked.get(body)
+        if notes is None:
+            if len(self._asked) >= MAX_ASKING:
+                del self._asked[next(iter(self._asked))]
+            notes = self._asked[body] = Notes(body)
+        return notes
+
+    def _asked_for_names(self, node: Node) -> None:
+        notes = self._asking()
+        if notes is not None:
+            notes.looked_into(node.id)
+
+    def _asked_for(self, node: Node, offset: int, end: int) -> None:
+        notes = self._asking()
+        if notes is not None:
+            notes.read(node.id, offset, end)

@@ -65,6 +65,8 @@ class Reading(Responder):
         self.drafts = Drafts()
         # Told of what is read, while somebody wants to know.
         self.note: Callable[[Node, int, int], None] | None = None
+        # Told of what home is asked for.
+        self.asked: Callable[[Node, int, int], None] = lambda node, offset, end: None
         self.buffered = 0  # bytes here or on their way that nobody waits for yet
         self._users: OrderedDict[Node, None] = OrderedDict()  # nodes with pieces, oldest first
         self._timer: Timer | None = None
@@ -192,6 +194,7 @@ class Reading(Responder):
     def _request(self, node: Node, ahead: ReadAhead, piece: Piece) -> None:
         piece.stale = piece.given = False
         body = self._uplink.traffic.body()
+        self.asked(node, piece.start, min(piece.end, node.attr.size))
 
         def done(reply: Message) -> None:
             if type(reply) is Data:

@@ -48,6 +48,8 @@ class Snapshots(Responder):
         self.completed: Callable[[Node], None] = lambda node: None
         # Told of directories in which names are asked for, while somebody wants to know.
         self.note: Callable[[Node], None] | None = None
+        # Told of those whose names home is asked for.
+        self.asked: Callable[[Node], None] = lambda node: None
         self._giving: dict[Node, int] = {}  # of which home sends the names unasked: serial number
         self._complete: dict[Node, int] = {}  # by age, with their sizes
         self._names = 0
@@ -63,6 +65,7 @@ class Snapshots(Responder):
         directory.again = False
         serial = self._notifier.begin() if not directory.trusted else 0
         parent.busy += 1
+        self.asked(parent)
 
         def part(reply: Message) -> None:
             if self._take(parent, directory, reply, whole):

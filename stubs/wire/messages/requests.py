@@ -300,8 +300,9 @@ class Unhold(Message):
 class Traced(Message):
     """Posted, before Exited: what a body of which home wanted to know has touched.
 
-    `dirs` in which names were looked up or listed; `ranges` of files: id, offset and length each,
-    in the order of their first use, length 0 when the file was opened and nothing of it read.
+    Of others what they had to ask home for. `dirs` in which names were looked up or listed;
+    `ranges` of files: id, offset and length each, in the order of their first use, length 0 when
+    the file was opened and nothing of it read.
     """
 
     KIND = 0x40
