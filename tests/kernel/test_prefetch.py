@@ -78,13 +78,13 @@ def wait_and_read(mount: str, *names: str) -> None:
             assert file.read()
 
 
-def run_body(bed: Bed, program: str, *names: str) -> int:
-    """Run a body that reads headers; return how often it waited for home."""
+def run_body(bed: Bed, program: str, *names: str, named: tuple[str, ...] = ()) -> int:
+    """Run a body that reads headers, some named to it; return how often it waited for home."""
     started = bed.start(wait_and_read, bed.mount, *names)
     pid, _ = started
     os.waitpid(pid, os.WUNTRACED)
     bed.know_bodies(pid)
-    bed.prefetch(program, "main.c", body=pid)
+    bed.prefetch(program, "main.c", *named, body=pid)
     before = bed.stats()["round_trips"]
     os.kill(pid, signal.SIGCONT)
     bed.finish(started)
@@ -105,6 +105,18 @@ def test_what_each_of_a_kind_asks_for_is_not_waited_for_on_the_next_link(directo
         assert not any(run_body(bed, "/prog", *names) for names in own)
         shutil.copy(f"{directory}/home/prog", f"{directory}/home/other")
         assert run_body(bed, "/other", "h50.h")
+
+
+def test_what_was_named_to_one_or_is_large_is_not_sent_to_others(directory: str) -> None:
+    os.rename(f"{directory}/home/headers/deep/large", f"{directory}/home/headers/large")
+    with Bed(directory, state=f"{directory}/state") as bed:
+        run_body(bed, "/prog", "h1.h")
+        run_body(bed, "/prog", "h2.h", "h3.h", "large", named=("./headers/h3.h", "/headers/h4.h"))
+    with Bed(directory, state=f"{directory}/state") as bed:
+        assert run_body(bed, "/prog", "h1.h", "h2.h") == 0
+        assert bed.stats()["bytes_in"] < LARGE
+        assert run_body(bed, "/prog", "h3.h") == 1
+        assert run_body(bed, "/prog", "large") >= 1
 
 
 def test_what_another_program_touches_at_the_same_time_is_not_of_the_trace(directory: str) -> None:

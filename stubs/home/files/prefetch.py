@@ -91,7 +91,8 @@ class Prefetch:
         self._hashes = hashes
         self._offered: dict[tuple[int, int], tuple[int, int]] = {}  # id, offset -> length, body
         self._traced: dict[int, Key] = {}  # by body, of which all is noted
-        self._kinds: dict[int, Key] = {}  # by body, of all that have not told anything
+        # By body, of all that have not told anything; with the files that its arguments name.
+        self._kinds: dict[int, tuple[Key, list[bytes]]] = {}
         self._gathered: dict[Key, Trace] = {}  # what those asked for
         self._listed: set[int] = set()  # directories whose names the node has
         self._sent: Sent = {}
@@ -121,7 +122,8 @@ class Prefetch:
         key = key_of(spawn.exe, spawn.argv, spawn.cwd)
         if self._link is None:
             return
-        self._kinds[spawn.body] = key
+        named = _arguments(spawn)
+        self._kinds[spawn.body] = key, named
         if key in self._done:
             # What others read at the same time it finds in the page cache: the two make one trace.
             for body, other in self._traced.items():
@@ -143,7 +145,7 @@ class Prefetch:
         for path in self._closure.of(spawn.exe, spawn.env):
             if path not in trace.files:
                 burst.start_of(path, WHOLE)
-        for path in _arguments(spawn):
+        for path in named:
             burst.start_of(path, WHOLE_ARGUMENT)
         for path, (_, ranges) in trace.files.items():
             burst.file(path, ranges)
@@ -198,7 +200,7 @@ class Prefetch:
 
     def traced(self, message: Traced) -> None:
         """Remember what a body has touched, or asked for; each that runs is heard once."""
-        key = self._kinds.pop(message.body, None)
+        key, named = self._kinds.pop(message.body, (None, []))
         if key is None:
             return
         if len(message.ranges) % 3 or len(message.ranges) > 3 * MAX_NOTED:
@@ -225,15 +227,24 @@ class Prefetch:
         if self._traced.pop(message.body, None) is not None:
             self._traces.record(key, trace)
         else:
-            self._gather(key, trace)
+            self._gather(key, trace, named)
 
     def ended(self, body: int) -> None:
         """Hear nothing more of a body."""
         self._kinds.pop(body, None)
         self._traced.pop(body, None)
 
-    def _gather(self, key: Key, trace: Trace) -> None:
-        """Write it later: builds run hundreds of bodies, and a trace is written as a whole."""
+    def _gather(self, key: Key, trace: Trace, named: list[bytes]) -> None:
+        """Note what others of a kind may want as well: not what was named to this one, nor data.
+
+        It is written later: builds run hundreds of bodies, and a trace is written as a whole.
+        """
+        own = {os.path.normpath(path) for path in named}
+        trace.files = {
+            path: (missed, ranges)
+            for path, (missed, ranges) in trace.files.items()
+            if path not in own and all(offset + length <= WHOLE for offset, length in ranges)
+        }
         if not self._gathered:
             self._loop.call_later(GATHER_SECONDS, self._write_gathered)
         self._gathered[key] = self._gathered.get(key, Trace()).extended(trace)
