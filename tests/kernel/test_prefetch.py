@@ -98,7 +98,7 @@ def test_what_each_of_a_kind_asks_for_is_not_waited_for_on_the_next_link(directo
     with Bed(directory, state=f"{directory}/state") as bed:
         assert all(run_body(bed, "/prog", *names) >= 2 for names in own)
     for _ in range(MAX_MISSED + 2):
-        # Of a kind that others are not of, nobody reads what they did: still it is not forgotten.
+        # What the others asked for is read by nobody for some runs, and not forgotten.
         with Bed(directory, state=f"{directory}/state") as bed:
             assert run_body(bed, "/prog", *own[0]) == 0
     with Bed(directory, state=f"{directory}/state") as bed:

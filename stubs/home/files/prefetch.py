@@ -2,9 +2,8 @@
 
 That is the program's ELF closure, the files named by its arguments, and what it touched when it
 last ran (stubs.home.files.traces), and others of its kind asked for: names of directories, and
-ranges of files. Everything is looked
-up as a request of the node would be, under the export policy and with the user's rights; what
-has been sent over this link is not sent again.
+ranges of files. Everything is looked up as a request of the node would be, under the export policy
+and with the user's rights; what has been sent over this link is not sent again.
 
 Names and the announcement of contents go out ahead of Spawn, in order with Invalidate; the
 contents follow at the pace of the link. Contents are read after they were announced, so that
@@ -245,6 +244,8 @@ class Prefetch:
             for path, (missed, ranges) in trace.files.items()
             if path not in own and all(offset + length <= WHOLE for offset, length in ranges)
         }
+        if not (trace.dirs or trace.files):
+            return
         if not self._gathered:
             self._loop.call_later(GATHER_SECONDS, self._write_gathered)
         self._gathered[key] = self._gathered.get(key, Trace()).extended(trace)

@@ -183,7 +183,7 @@ class View:
         self._writing.when_all_written(then)
 
     def tell_touched(self, body: int) -> None:
-        """Tell home what was touched while a body ran, if home wanted to know; it has ended."""
+        """Tell home what a body that has ended touched, if home wanted to know, or asked for."""
         self._ahead.tell(body)
         self._opening.forget_callers()
 
