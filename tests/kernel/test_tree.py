@@ -85,7 +85,8 @@ def test_a_thousand_processes_leave_nothing_behind(bed: Bed, tmp_path: Path) -> 
     )
     few = at_home(bed, script.replace("1000", "10")).stdout.split()
     many = at_home(bed, script).stdout.split()
-    assert few[0] == many[0]
+    # One more to the daemon, meanwhile, if this takes so long that the shell is made known to it.
+    assert int(many[0]) <= int(few[0]) + 1
     assert int(many[1]) < int(few[1]) + 2000  # KiB
 
 
