@@ -107,6 +107,19 @@ def test_what_each_of_a_kind_asks_for_is_not_waited_for_on_the_next_link(directo
         assert run_body(bed, "/other", "h50.h")
 
 
+def test_headers_are_there_before_a_compiler_asks_for_them(directory: str) -> None:
+    shutil.copy(f"{directory}/home/prog", f"{directory}/home/gcc")
+    with open(f"{directory}/home/main.c", "w") as source:
+        source.write("".join(f'#include "headers/h{number}.h"\n' for number in range(10)))
+    with open(f"{directory}/home/other.c", "w") as source:
+        source.write('#include "headers/h9.h"\n#include "headers/h10.h"\n')
+    with Bed(directory, state=f"{directory}/state") as bed:
+        assert run_body(bed, "/gcc", "../main.c", *(f"h{number}.h" for number in range(10))) == 0
+        # The second of its kind, too; and what no source includes is asked for.
+        assert run_body(bed, "/gcc", "../other.c", "h10.h", named=("other.c",)) == 0
+        assert run_body(bed, "/gcc", "h11.h") == 1
+
+
 def test_what_was_named_to_one_or_is_large_is_not_sent_to_others(directory: str) -> None:
     os.rename(f"{directory}/home/headers/deep/large", f"{directory}/home/headers/large")
     with Bed(directory, state=f"{directory}/state") as bed:

@@ -1,9 +1,10 @@
 """Prefetch: what a program is expected to want is sent before it asks, in one burst with Spawn.
 
-That is the program's ELF closure, the files named by its arguments, and what it touched when it
-last ran (stubs.home.files.traces), and others of its kind asked for: names of directories, and
-ranges of files. Everything is looked up as a request of the node would be, under the export policy
-and with the user's rights; what has been sent over this link is not sent again.
+That is the program's ELF closure, the files named by its arguments, the headers of what it is to
+compile, and what it touched when it last ran (stubs.home.files.traces), and others of its kind
+asked for: names of directories, and ranges of files. Everything is looked up as a request of the
+node would be, under the export policy and with the user's rights; what has been sent over this link
+is not sent again.
 
 Names and the announcement of contents go out ahead of Spawn, in order with Invalidate; the
 contents follow at the pace of the link. Contents are read after they were announced, so that
@@ -16,9 +17,11 @@ import errno
 import os
 from collections import deque
 
+from stubs.home.files import gcc
 from stubs.home.files.burst import Burst, units_sent
 from stubs.home.files.closure import Closure
 from stubs.home.files.hashes import UNIT
+from stubs.home.files.includes import Includes
 from stubs.home.files.traces import MAX_FILES, Trace, key_of
 from stubs.home.files.walking import walk
 from stubs.wire.errors import RemoteProtocolError
@@ -47,7 +50,9 @@ PACE_SECONDS = 0.001
 # What is sent whole up to this size, else only its first unit: files that a program needs to start,
 # and those that its arguments name, of which nobody knows yet whether it reads them.
 WHOLE = 2 << 20
+# What a compiler's driver starts is read nearly whole: of cc1's 33 MB 25.
 WHOLE_ARGUMENT = 256 << 10
+WHOLE_PASS = 40 << 20
 MAX_ARGUMENTS = 16
 
 # No node notes more than this of one body: bytes, and directories or ranges.
@@ -86,6 +91,7 @@ class Prefetch:
         self._traces = traces
         self._link: Link | None = None
         self._closure = Closure(self._opened)
+        self._includes = Includes(self._opened, self._names, self._image)
         self._done: set[Key] = set()
         self._hashes = hashes
         self._offered: dict[tuple[int, int], tuple[int, int]] = {}  # id, offset -> length, body
@@ -116,11 +122,12 @@ class Prefetch:
     def begin(self, spawn: Spawn) -> None:
         """Send what the program will want, and have it noted what it does want.
 
-        Once for a program, kind of argument and directory: after that the node has it.
+        Once for a program, kind of argument and directory: after that the node has it, but for
+        the headers of each source.
         """
-        key = key_of(spawn.exe, spawn.argv, spawn.cwd)
         if self._link is None:
             return
+        key = key_of(spawn.exe, spawn.argv, spawn.cwd)
         named = _arguments(spawn)
         self._kinds[spawn.body] = key, named
         if key in self._done:
@@ -129,16 +136,19 @@ class Prefetch:
                 if other == key:
                     self._link.post(TraceBody(spawn.body, body))
                     break
-            return
-        if len(self._done) >= MAX_KEYS:
-            self._done.clear()
-        self._done.add(key)
-        self._traced[spawn.body] = key
-        self._link.post(TraceBody(spawn.body, 0))
+        else:
+            if len(self._done) >= MAX_KEYS:
+                self._done.clear()
+            self._done.add(key)
+            self._traced[spawn.body] = key
+            self._link.post(TraceBody(spawn.body, 0))
+            self._send_foretold(key, spawn, named)
+        self._send_included(spawn)
+
+    def _send_foretold(self, key: Key, spawn: Spawn, named: list[bytes]) -> None:
+        """Send what the first program of its kind will want."""
+        burst = self._burst()
         trace = self._traces.recall(key)
-        burst = Burst(
-            self._tree, self._listings, self._listed, self._sent, self._hashes, self._watch
-        )
         for path in trace.dirs:
             burst.directory(path)
         for path in self._closure.of(spawn.exe, spawn.env):
@@ -146,16 +156,43 @@ class Prefetch:
                 burst.start_of(path, WHOLE)
         for path in named:
             burst.start_of(path, WHOLE_ARGUMENT)
+        if not trace.files:
+            for program in self._includes.passes(spawn.exe, spawn.argv, spawn.cwd):
+                for path in [*self._closure.of(program, spawn.env), *gcc.messages(spawn.env)]:
+                    burst.start_of(path, WHOLE_PASS)
         for path, (_, ranges) in trace.files.items():
             burst.file(path, ranges)
+        self._begin(burst, spawn.body)
+
+    def _send_included(self, spawn: Spawn) -> None:
+        """Send what a compiler will read."""
+        directories, files = self._includes.of(spawn.exe, spawn.argv, spawn.cwd)
+        if not files:
+            return
+        burst = self._burst()
+        for path in directories:
+            burst.directory(path)
+        for path in files:
+            burst.start_of(path, WHOLE_ARGUMENT)
+        self._begin(burst, spawn.body)
+
+    def _burst(self) -> Burst:
+        return Burst(
+            self._tree, self._listings, self._listed, self._sent, self._hashes, self._watch
+        )
+
+    def _begin(self, burst: Burst, body: int) -> None:
+        """Send names and announcements now, and have the contents follow."""
+        assert self._link is not None
         for message in burst.messages():
             self._link.post(message)
-        self._queue.extend((*item, spawn.body) for item in burst.ranges)
+        self._queue.extend((*item, body) for item in burst.ranges)
         if len(self._offered) > MAX_OFFERED:
             self._offered.clear()
         for number, offset, length, _ in burst.offers:
-            self._offered[number, offset] = length, spawn.body
-        self._loop.at_turn_end(self._send)
+            self._offered[number, offset] = length, body
+        if self._queue:
+            self._loop.at_turn_end(self._send)
 
     def lacking(self, message: Lacking) -> None:
         """Send what of an offer the node has not."""
@@ -174,6 +211,16 @@ class Prefetch:
     def _opened(self, path: bytes) -> int:
         inode = walk(self._tree, path)
         return self._readers.reader(inode)
+
+    def _names(self, path: bytes) -> list[str]:
+        fd = self._tree.open_again(walk(self._tree, path), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            return os.listdir(fd)
+        finally:
+            os.close(fd)
+
+    def _image(self, path: bytes) -> bytes:
+        return walk(self._tree, path).name
 
     def _send(self) -> None:
         """Send announced contents as the link takes them."""
