@@ -343,7 +343,8 @@ class Departing:
         body = Body(
             self._loop, connection.post, deputy, departure, self._over, self._is_groups_of(task.pid)
         )
-        connection.bodies[task.pid] = self._bodies[task.pid] = task.body = body
+        connection.bodies[task.pid] = self._bodies[task.pid] = body
+        self._tree.embody(task, body)
         departure.connection = connection
         body.on_computed = self._placements.tell
         task.deciding = False

@@ -8,7 +8,7 @@ goes on and ends as it does.
 
 A program that cannot be traced at all is exec'ed by mrun itself (stubs.home.run.athome).
 
-One thread. mrun blocks all signals and reads them from a signalfd.
+One thread. mrun blocks all signals and reads them from two signalfds.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 
 from stubs.abi.sched import take_short_slices
 from stubs.abi.signalfd import read_signals, signalfd, sigset
+from stubs.abi.tracestops import trace_stops
 from stubs.home.run import athome, launch
 from stubs.home.run.departing import Departing
 from stubs.home.run.departure import Departure, Wish, traces_others
@@ -145,6 +146,7 @@ class Session:
         self._error: MrunError | None = None  # what mrun has to say in the end
         self._loop: Loop
         self._signals: int
+        self._children: int  # the signalfd for SIGCHLD
         self._tree: Tree
         self._top: Task
         self._front: Front
@@ -188,8 +190,10 @@ class Session:
             raise Untraced("this is a node already", wanted=True)
         try:
             self._loop = Loop()
-            self._signals = signalfd(signal.valid_signals())
-            self._loop.watch(self._signals, READ, self._on_signals)
+            self._signals = signalfd(signal.valid_signals() - {signal.SIGCHLD})
+            self._children = signalfd([signal.SIGCHLD])
+            for fd in (self._signals, self._children):
+                self._loop.watch(fd, READ, self._on_signals)
             self._top = self._launch()
         except OSError as error:
             raise Untraced(f"it cannot be traced: {error.strerror}") from error
@@ -236,7 +240,10 @@ class Session:
     def _begin(self) -> None:
         """Have it decided where the program runs."""
         top, options = self._top, self._options
-        self._tree = Tree(self._executed, self._ended, self._delivered, self._stopped)
+        stops = trace_stops(self._children)
+        self._tree = Tree(self._executed, self._ended, self._delivered, self._stopped, stops)
+        if stops is not None:
+            self._loop.wait = self._wait
         self._departing = Departing(
             self._loop,
             self._tree,
@@ -368,12 +375,17 @@ class Session:
     def _on_signals(self, _: int) -> None:
         self._look()
 
+    def _wait(self, other: int, seconds: float | None) -> None:
+        if self._tree.wait(other, seconds):
+            self._look()
+
     def _look(self) -> None:
         """Deal with what signals and tracees have to tell.
 
         Signals are read first: what happens to a tracee after that brings another SIGCHLD.
         """
-        infos = [info for info in read_signals(self._signals) if info.ssi_signo != signal.SIGCHLD]
+        infos = read_signals(self._signals)
+        read_signals(self._children)
         for info in infos:
             self._latest[info.ssi_signo, info.ssi_pid] = time.monotonic()
         self._tree.poll()

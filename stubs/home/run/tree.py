@@ -10,10 +10,12 @@ One thread: mrun's. Nothing here waits, but for `let_go`.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 
 from stubs.abi import ptrace
+from stubs.abi.tracestops import NOTHING, STOP
 from stubs.home.run.proc import read_stat
 from stubs.home.run.tracer import WALL, Stop, Tracee
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from resource import struct_rusage
 
+    from stubs.abi.tracestops import TraceStops
     from stubs.home.run.body import Body
     from stubs.home.run.records import Record, Records
 
@@ -62,8 +65,9 @@ class Tree:
         on_end: Callable[[Task, int, struct_rusage], None],
         on_signal: Callable[[Task, int], None],
         on_stop: Callable[[Task, int], None],
+        stops: TraceStops | None,
     ) -> None:
-        """Begin empty.
+        """Begin empty; `stops` answers what needs no thought, where that can be.
 
         `on_exec` gets a task that has exec'ed, `deciding`: until `go_on` it stands still. `on_end`
         gets wait4(2)'s status and usage of each task, `on_signal` a signal that is being delivered
@@ -74,36 +78,82 @@ class Tree:
         self._on_end = on_end
         self._on_signal = on_signal
         self._on_stop = on_stop
+        self._stops = stops
+        self._has_stopped = False  # somebody of whom `stops` knows
 
     def add(self, task: Task) -> None:
         """Take in a task that was seized, and waited for until now."""
         self.tasks[task.pid] = task
 
+    def embody(self, task: Task, body: Body) -> None:
+        """Make a task the deputy of a body."""
+        task.body = body
+        if self._stops is not None:
+            self._stops.hand_out(task.pid)
+
     def forget(self, task: Task) -> None:
         """Let go of a task whose end somebody else has seen."""
         self.tasks.pop(task.pid, None)
+        if self._stops is not None:
+            self._stops.forget(task.pid)
+
+    def wait(self, other: int, seconds: float | None) -> bool:
+        """Wait for `other`, or at most so long; tell whether there is something to be polled."""
+        assert self._stops is not None
+        found = self._stops.wait(other, -1 if seconds is None else math.ceil(seconds * 1000))
+        self._has_stopped = found == STOP
+        self._take_noted()
+        return found != NOTHING
 
     def poll(self) -> None:
         """Answer all stops there are."""
         while True:
+            if self._stops is not None and not self._is_anything_left(self._stops):
+                return
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG | WALL)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
-            task = self.tasks.get(pid)
-            if task is None:
-                # The first stop of a new one may come before its parent's event.
-                task = self.tasks[pid] = Task(pid)
             if os.WIFSTOPPED(status):
-                try:
-                    self._stopped(task, status)
-                except ProcessLookupError:
-                    pass  # killed meanwhile: its end is told next
+                self._answer(pid, status)
             else:
+                task = self._task(pid)
                 task.status = status
                 self._ended(task, status, usage)
+
+    def _is_anything_left(self, stops: TraceStops) -> bool:
+        """Answer stops; tell whether there are ends, or more stops."""
+        found = STOP if self._has_stopped else stops.look()
+        while found == STOP:
+            self._has_stopped = False
+            self._take_noted()
+            self._answer(*stops.stop())
+            found = stops.look()
+        self._take_noted()
+        return found != NOTHING
+
+    def _take_noted(self) -> None:
+        """Take in the events that have been answered already."""
+        assert self._stops is not None
+        for pid, event, about in self._stops.take_noted():
+            task = self._task(pid)
+            if event != ptrace.PTRACE_EVENT_STOP:
+                self._born(task, event, about)
+
+    def _task(self, pid: int) -> Task:
+        """Return a task; the first stop of a new one may come before its parent's event."""
+        task = self.tasks.get(pid)
+        if task is None:
+            task = self.tasks[pid] = Task(pid)
+        return task
+
+    def _answer(self, pid: int, status: int) -> None:
+        try:
+            self._stopped(self._task(pid), status)
+        except ProcessLookupError:
+            pass  # killed meanwhile: its end is told next
 
     def threads_of(self, task: Task) -> list[Task]:
         """Return the other threads of that task."""
@@ -146,7 +196,7 @@ class Tree:
             self._on_signal(task, stop.signo)
             ptrace.cont(task.pid, stop.signo)
         elif stop.event in _BIRTHS:
-            self._born(task, stop.event)
+            self._born(task, stop.event, ptrace.geteventmsg(task.pid))
             ptrace.cont(task.pid)
         elif stop.event == ptrace.PTRACE_EVENT_EXEC:
             self._executed(task)
@@ -157,11 +207,8 @@ class Tree:
             ptrace.listen(task.pid)
             self._on_stop(task, stop.signo)
 
-    def _born(self, parent: Task, event: int) -> None:
-        pid = ptrace.geteventmsg(parent.pid)
-        child = self.tasks.get(pid)
-        if child is None:
-            child = self.tasks[pid] = Task(pid)
+    def _born(self, parent: Task, event: int, pid: int) -> None:
+        child = self._task(pid)
         if child.parent is None:
             self._adopt(parent, child, is_thread=event == ptrace.PTRACE_EVENT_CLONE)
 
@@ -215,7 +262,7 @@ class Tree:
                 ancestor.living -= 1
                 if not nearest:
                     ancestor.children_cpu_s += usage.ru_utime + usage.ru_stime
-        self.tasks.pop(task.pid, None)
+        self.forget(task)
         self._on_end(task, status, usage)
 
     # the end of the command
