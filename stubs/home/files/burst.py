@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 # Contents in one message.
 PIECE = 512 << 10
 
-# One burst. The node keeps some 15 000 names in snapshots, and 48 MB of contents.
+# One burst. The node keeps some 15 000 names in snapshots, and 64 MB of contents.
 MAX_NAMES = 10_000
-MAX_SENT = 40 << 20
+MAX_SENT = 52 << 20
 
 # Of what is offered the node takes as much into its memory; for the rest it remembers the hashes.
 MAX_OFFERED = 256 << 20

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 PIECE = 512 << 10  # of a sequential read; also the size up to which a file is small
 MAX_WINDOW = 4 << 20  # fetched ahead for one file
-MAX_BUFFERED = 40 << 20  # fetched ahead for all files: a compiler as a whole
-MAX_GIVEN = 48 << 20  # the same, with what home sends unasked
+MAX_BUFFERED = 56 << 20  # fetched ahead for all files: a compiler as a whole, and headers
+MAX_GIVEN = 64 << 20  # the same, with what home sends unasked
 
 # The kernel reads so much, or more, around a page fault; read(2) at random asks for what it needs.
 READ_AROUND = 64 << 10
