@@ -200,6 +200,10 @@ def become(spawn: Spawn, fds: list[int], not_yet: int) -> None:
     os.execve(spawn.exe, spawn.argv, env)
 
 
+# How long the daemon thinks about a program with the argument "late".
+LATE_SECONDS = 1.5
+
+
 class Double:
     """The daemon's side."""
 
@@ -242,6 +246,10 @@ class Double:
             stays = os.path.basename(place.exe) in STARTERS
             if stays:
                 client.reply(tag, Placed(b"home", 1, b"it starts others"))
+                return
+            if b"late" in place.argv:
+                late = Placed(b"home", 0, b"thought about for long")
+                self.loop.call_later(LATE_SECONDS, lambda: client.reply(tag, late))
                 return
             node = "double"
         if node == "nobody":

@@ -90,6 +90,18 @@ def test_a_thousand_processes_leave_nothing_behind(bed: Bed, tmp_path: Path) -> 
     assert int(many[1]) < int(few[1]) + 2000  # KiB
 
 
+def test_what_is_killed_while_it_is_thought_about_takes_no_slot(bed: Bed) -> None:
+    script = (
+        "perl -e 'sleep 100' late & p=$!; echo $p;"
+        " until grep -q ^perl /proc/$p/cmdline; do :; done;"
+        " kill -KILL $p; wait $p; echo $?; sleep 2"
+    )
+    pid, status = at_home(bed, script).stdout.split()
+    assert status == b"137"
+    (ended,) = bed.logged(f"Ended(pid={int(pid)},")
+    assert "wall_us=0" in ended
+
+
 def test_jobs_in_the_background_are_waited_for_in_their_order(bed: Bed) -> None:
     script = "sleep 0.3 & a=$!; sleep 0.1 & b=$!; wait $b; echo b $?; wait $a; echo a $?"
     assert at_home(bed, script).stdout == b"b 0\na 0\n"

@@ -184,6 +184,8 @@ class Departing:
 
         def answered(answer: Message, sock: socket.socket | None) -> None:
             task.asked = isinstance(answer, Placed)
+            if task.asked and task.status is not None:
+                self._placements.given_up(task, "it has ended")
 
         try:
             self._placements.ask(departure, departure.program.exe, answered)
@@ -208,7 +210,8 @@ class Departing:
             self._links.adopt(departure.node, sock)
         if task.status is not None:
             departure.close()
-            return  # killed while it was thought about
+            self._placements.given_up(task, "it was killed while it was thought about")
+            return
         if departure.node == HOME and departure.recovery is not None:
             if departure.wish.node == LOCAL:
                 self._stay(departure, departure.reason)
