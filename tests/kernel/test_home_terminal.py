@@ -42,14 +42,17 @@ import fcntl, os, signal, sys, termios
 os.setsid()
 fcntl.ioctl(int(sys.argv[1]), termios.TIOCSCTTY, 0)
 signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+ready, tell = os.pipe()
 job = os.fork()
 if job == 0:
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    os.write(tell, b"x")
     signal.pause()
     os._exit(0)
 os.setpgid(job, job)
+os.read(ready, 1)
 print(job, flush=True)
 for line in sys.stdin:
     os.tcsetpgrp(int(sys.argv[1]), job if line == "fg\\n" else os.getpgrp())
