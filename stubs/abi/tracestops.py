@@ -26,7 +26,8 @@ _NO_WAIT = -2
 # (0), something has ended or 64 were answered (1), or one has stopped who needs thought (2). Signal
 # 17 is SIGCHLD; 0x8005 is PTRACE_EVENT_STOP << 8 | SIGTRAP, 0x105 to 0x305 those of fork, vfork and
 # clone. The calls: poll, read (of the signal), waitid(WSTOPPED), PTRACE_GETEVENTMSG, PTRACE_CONT,
-# and waitid(WEXITED | WNOWAIT), all with __WALL and WNOHANG.
+# and waitid(WEXITED | WNOWAIT), both with __WALL and WNOHANG. What has stopped without being traced
+# (si_code is not CLD_TRAPPED, 4) is nobody's business: wait4(2) would not tell of it either.
 _CODE = bytes.fromhex(
     "53"  # push rbx
     "4154"  # push r12
@@ -41,17 +42,17 @@ _CODE = bytes.fromhex(
     "b807000000"  # mov eax, 7
     "0f05"  # syscall
     "4885c0"  # test rax, rax
-    "0f8e30010000"  # jle none
+    "0f8e2c010000"  # jle none
     "8b7b10"  # mov edi, [rbx + 16]
     "488db3b8000000"  # lea rsi, [rbx + 184]
     "ba80000000"  # mov edx, 128
     "31c0"  # xor eax, eax
     "0f05"  # syscall
     "4885c0"  # test rax, rax
-    "0f8e14010000"  # jle none
+    "0f8e10010000"  # jle none
     # next:
     "41ffcc"  # dec r12d
-    "0f8816010000"  # js look
+    "0f8812010000"  # js look
     "31ff"  # xor edi, edi
     "488d5330"  # lea rdx, [rbx + 48]
     "41ba03000040"  # mov r10d, 0x40000003
@@ -59,12 +60,12 @@ _CODE = bytes.fromhex(
     "b8f7000000"  # mov eax, 247
     "0f05"  # syscall
     "4885c0"  # test rax, rax
-    "0f88f7000000"  # js look
+    "0f88f3000000"  # js look
     "8b7340"  # mov esi, [rbx + 64]
     "85f6"  # test esi, esi
-    "0f84b9000000"  # jz ended
+    "0f84b5000000"  # jz ended
     "837b3804"  # cmp dword ptr [rbx + 56], 4
-    "0f85db000000"  # jne stop
+    "75c7"  # jne next
     "8b4b14"  # mov ecx, [rbx + 20]
     "488b5318"  # mov rdx, [rbx + 24]
     # scan:
@@ -117,7 +118,7 @@ _CODE = bytes.fromhex(
     "31d2"  # xor edx, edx
     "b865000000"  # mov eax, 101
     "0f05"  # syscall
-    "e914ffffff"  # jmp next
+    "e918ffffff"  # jmp next
     # ended:
     "31ff"  # xor edi, edi
     "488d5330"  # lea rdx, [rbx + 48]
@@ -129,7 +130,7 @@ _CODE = bytes.fromhex(
     "837b4000"  # cmp dword ptr [rbx + 64], 0
     "7515"  # jne look
     "837b08ff"  # cmp dword ptr [rbx + 8], -1
-    "0f84b5feffff"  # je again
+    "0f84b9feffff"  # je again
     # none:
     "31c0"  # xor eax, eax
     "eb0c"  # jmp out

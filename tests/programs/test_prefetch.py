@@ -1,4 +1,4 @@
-"""Cold starts far away: what was learned the first time, and a node that can keep nothing."""
+"""Cold starts far away: what is foretold and learned, and a node that can keep nothing."""
 
 import json
 from collections.abc import Iterator
@@ -41,13 +41,16 @@ def compile_there(home: Host, work: str) -> dict[str, int]:
     return body
 
 
-def test_a_compile_that_starts_cold_waits_as_seldom_as_a_warm_one(far: Host, work: str) -> None:
+def test_a_compile_waits_seldom_the_first_time_ever_and_cold_as_seldom_as_warm(
+    far: Host, work: str
+) -> None:
     far.run(("bash", "-ec", f"cd {work}; {PROJECT.format(count=HEADERS)}"), check=True)
     first = compile_there(far, work)
     far.run(("mlaunch", "daemon", "stop"), timeout=30)
     second = compile_there(far, work)
     warm = compile_there(far, work)
-    assert first["round_trips"] > HEADERS
+    # Not for its headers, nor for cc1; for a few things that nobody could know of.
+    assert first["round_trips"] <= 10
     # as(1) asks for the attributes of the object file that it has just made: home's to give.
     assert warm["round_trips"] <= 3
     assert second["round_trips"] <= 10
