@@ -39,6 +39,8 @@ class Connection:
     ) -> None:
         """Take over `sock`."""
         self.bodies: dict[int, Body] = {}
+        # Of bodies that are about to go on here: what is told before it is told that they do.
+        self.early: dict[int, list[Message]] = {}
         self._on_lost = on_lost
         handlers = dict.fromkeys(
             (Stopped, Continued, Computed, Exited, Grown, Lost, FdClosed, Signal),
@@ -74,9 +76,11 @@ class Connection:
 
     def _take(self, message: Message) -> None:
         # One that has ended may have been told of before.
-        body = self.bodies.get(message.body)  # type: ignore[attr-defined]  # all of these have it
-        if body is not None:
-            body.take(message)
+        pid: int = message.body  # type: ignore[attr-defined]  # all of these have it
+        if pid in self.bodies:
+            self.bodies[pid].take(message)
+        elif pid in self.early:
+            self.early[pid].append(message)
 
     def _lost(self, reason: str) -> None:
         self._on_lost(self)

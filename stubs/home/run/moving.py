@@ -187,6 +187,7 @@ class Journey:
             return
         if isinstance(reply, Spawned) and self._left is not None:
             self._over = True
+            self._destination.early[self._body.pid] = []
             self._destination.request(Resume(self._body.pid), self._resumed)
         else:
             self._refusal = reply if isinstance(reply, Error) else Error(errno.EPROTO, b"too early")
@@ -219,6 +220,8 @@ class Journey:
         """Hear that it goes on there; from here on it lives nowhere else."""
         left, body, departure = self._left, self._body, self._body.departure
         assert left is not None
+        # One that ends at once may have ended before anybody could say that it goes on.
+        early = self._destination.early.pop(body.pid, [])
         if isinstance(reply, Error) and not was_lost(reply):
             self._go_back(reply)
             return
@@ -232,6 +235,8 @@ class Journey:
         self._signal(left.signals)
         body.resume(self._destination.post)
         self._source.request(Depart(body.pid), self._departed)
+        for message in early:
+            body.take(message)
 
     def _departed(self, reply: Message) -> None:
         """Hear that the source is rid of it; a source that is lost is rid of it, too."""
