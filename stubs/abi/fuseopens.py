@@ -97,9 +97,6 @@ _CODE = bytes.fromhex(
     "c3"  # ret
 )
 
-# The interpreter's lock is let go of: this is where a thread sleeps.
-_CODE_TYPE = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_void_p)
-
 
 class Station(ctypes.Structure):
     """What the machine code works on; its offsets are written into the code."""
@@ -138,7 +135,7 @@ class FuseOpens:
 
         Requests for others are in `buffer`, which must keep its size.
         """
-        self._call = _CODE_TYPE(machinecode.load(_CODE))
+        self._call = machinecode.function_of_struct(_CODE)
         self._nodes = (ctypes.c_uint64 * NODES)()
         self._pids = (ctypes.c_uint32 * PIDS)(*[0xFFFFFFFF] * PIDS)
         self._nobody = (ctypes.c_uint32 * PIDS)(*[0xFFFFFFFF] * PIDS)
@@ -167,8 +164,7 @@ class FuseOpens:
         station = self._station
         station.poll_other = other
         station.timeout = timeout_ms
-        length: int = self._call(self._address)
-        return length
+        return self._call(self._address)
 
     def take_counts(self) -> tuple[int, int]:
         """Return how many OPEN and RELEASE were answered since the last time."""

@@ -145,9 +145,6 @@ _CODE = bytes.fromhex(
     "c3"  # ret
 )
 
-# The interpreter's lock is let go of: this is where a thread sleeps.
-_CODE_TYPE = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_void_p)
-
 
 class Station(ctypes.Structure):
     """What the machine code works on; its offsets are written into the code."""
@@ -185,7 +182,7 @@ class TraceStops:
 
         OSError where nothing may be made executable.
         """
-        self._call = _CODE_TYPE(machinecode.load(_CODE))
+        self._call = machinecode.function_of_struct(_CODE)
         self._handed: set[int] = set()
         self._noted = (ctypes.c_int32 * (3 * ROOM))()
         self._station = Station(
@@ -211,8 +208,7 @@ class TraceStops:
 
     def _answer(self, timeout: int) -> int:
         self._station.timeout = timeout
-        found: int = self._call(self._address)
-        return found
+        return self._call(self._address)
 
     def stop(self) -> tuple[int, int]:
         """Return the pid that has stopped, and its status as wait4(2) has it."""

@@ -11,6 +11,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 
 from stubs.abi.prctl import PR_SET_PDEATHSIG, prctl
 from stubs.link.endpoint import Endpoint
@@ -18,17 +19,26 @@ from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream
 from stubs.wire.messages import (
     SCOPE_GROUP,
+    Arrive,
     Continued,
+    Depart,
+    Departed,
+    Done,
     Ended,
     Error,
     Exited,
     FdClosed,
     Kill,
+    Leave,
+    Left,
     Lost,
+    Move,
     Place,
     Placed,
+    Prepare,
     Refused,
     Resize,
+    Resume,
     Signal,
     Spawn,
     Spawned,
@@ -64,7 +74,14 @@ class Guest:
         self._endpoint = Endpoint(
             self._loop,
             SocketStream(sock),
-            {Start: self._start, Signal: self._signal, Kill: self._kill, Resize: self._resize},
+            {
+                Start: self._start,
+                Signal: self._signal,
+                Kill: self._kill,
+                Resize: self._resize,
+                Leave: self._leave,
+                Depart: self._depart,
+            },
             self._mrun_gone,
             "mrun",
         )
@@ -108,6 +125,8 @@ class Guest:
             self._endpoint.post(Signal(self.body, signal.SIGTTIN, SCOPE_GROUP))
         if self.behaviour == "quiet":
             self._endpoint.post(FdClosed(self.body, 2))
+        if self.behaviour == "moving":
+            self._double.move(self.body)
         self._poll()
 
     def _poll(self) -> None:
@@ -160,6 +179,17 @@ class Guest:
     def _resize(self, message: Resize, tag: int, fds: list[int]) -> None:
         self._double.log(repr(message))
 
+    def _leave(self, message: Leave, tag: int, fds: list[int]) -> None:
+        for fd in fds:
+            os.close(fd)
+        nothing = time.monotonic_ns()
+        left = Left(self.body, [], [], [], [], 0, b"", b"", 0, 0, nothing, [], [])
+        self._endpoint.reply(tag, left)
+
+    def _depart(self, message: Depart, tag: int, fds: list[int]) -> None:
+        self._end_body()
+        self._endpoint.reply(tag, Departed(0, []))
+
     def _mrun_gone(self, reason: str) -> None:
         self._double.log("mrun gone")
         if self.pid:
@@ -169,6 +199,34 @@ class Guest:
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         self.pid = 0
+
+
+class Hasty:
+    """Another node's link process: what comes there ends before anybody says that it goes on."""
+
+    def __init__(self, double: "Double", sock: socket.socket) -> None:
+        self._prepared = 0
+        self._endpoint = Endpoint(
+            double.loop,
+            SocketStream(sock),
+            {Prepare: self._prepare, Arrive: self._arrive, Resume: self._resume},
+            lambda reason: None,
+            "mrun",
+        )
+
+    def _prepare(self, message: Prepare, tag: int, fds: list[int]) -> None:
+        for fd in fds:
+            os.close(fd)
+        self._prepared = tag
+
+    def _arrive(self, message: Arrive, _: int, fds: list[int]) -> None:
+        for fd in fds:
+            os.close(fd)
+        self._endpoint.reply(self._prepared, Spawned(Spawn.decode(message.spawn).body))
+
+    def _resume(self, message: Resume, tag: int, fds: list[int]) -> None:
+        self._endpoint.post(Exited(message.body, HASTY_STATUS << 8, 0, 0, 0, 0, 0, 0, 0, b""))
+        self._endpoint.reply(tag, Done())
 
 
 def become(spawn: Spawn, fds: list[int], not_yet: int) -> None:
@@ -200,6 +258,9 @@ def become(spawn: Spawn, fds: list[int], not_yet: int) -> None:
     os.execve(spawn.exe, spawn.argv, env)
 
 
+# With which what moves ends.
+HASTY_STATUS = 7
+
 # How long the daemon thinks about a program with the argument "late".
 LATE_SECONDS = 1.5
 
@@ -227,7 +288,7 @@ class Double:
 
     def _accept(self, _: int) -> None:
         sock, _address = self._listener.accept()
-        client = Endpoint(
+        client = self._client = Endpoint(
             self.loop,
             SocketStream(sock),
             {
@@ -237,6 +298,13 @@ class Double:
             lambda reason: None,
             "mrun",
         )
+
+    def move(self, body: int) -> None:
+        """Have the latest mrun move its body."""
+        ours, theirs = socket.socketpair()
+        Hasty(self, ours)
+        move = Move(body, b"hasty", b"asked for", 0, b"")
+        self._client.request(move, lambda reply: self.log(repr(reply)), [theirs.detach()])
 
     def _place(self, client: Endpoint, place: Place, tag: int) -> None:
         self.log(f"{place!r} top={place.top}")

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.kernel.double import HASTY_STATUS
 from tests.kernel.mruns import DEADLINE_S, Bed, bed, wait_until
 from tests.kernel.tracees import state_of
 
@@ -495,3 +496,8 @@ def test_help_that_cannot_be_written_is_an_error(bed: Bed) -> None:
         125,
         b"mrun: standard output: No space left on device\n",
     )
+
+
+def test_what_ends_before_it_is_told_to_go_on_elsewhere_has_ended(bed: Bed) -> None:
+    done = bed.run("sleep", "100", node="moving")
+    assert (done.returncode, done.stderr) == (HASTY_STATUS, b"")

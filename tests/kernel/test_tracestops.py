@@ -12,9 +12,11 @@ from tests.kernel.mruns import DEADLINE_S, Bed, bed
 __all__ = ["bed"]
 
 # Traces a child that starts three of its own, one after the other, then sends itself a signal.
+# Another child is not traced, and stops.
 TRACER = """
 import json, os, select, signal, sys
 from stubs.abi import ptrace
+from stubs.abi.prctl import PR_SET_PDEATHSIG, prctl
 from stubs.abi.signalfd import signalfd
 from stubs.abi.tracestops import LOOK, NOTHING, STOP, TraceStops
 from stubs.home.run.tracer import WALL, Tracee
@@ -26,8 +28,14 @@ ready.register(children)
 other, poke = os.pipe()
 ready.register(other, select.EPOLLIN)
 go, come = os.pipe()
+idle = os.fork()
+if idle == 0:
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    os._exit(0)
 pid = os.fork()
 if pid == 0:
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     os.close(come)
     os.read(go, 1)
@@ -59,7 +67,9 @@ while pid not in ended:
             ended[end.si_pid] = end.si_status
 os.write(poke, b"x")
 for _ in range(3):
-    assert stops.wait(ready.fileno(), -1) != STOP  # no child is left; and it returns
+    assert stops.wait(ready.fileno(), -1) == NOTHING  # the other is ready, and it returns
+os.kill(idle, signal.SIGKILL)
+os.waitpid(idle, 0)
 print(json.dumps([pid, handed, ended, noted]))
 """
 

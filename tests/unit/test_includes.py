@@ -150,13 +150,18 @@ def test_not_more_is_looked_for_than_can_be_of_use(
     for number in range(100):
         project.write(f"include/h{number}.h", f"#include <h{number + 1}.h>")
     project.write("main.c", "#include <h0.h>")
-    assert len(project.find(*BARE)) == 11
+    assert project.find(*BARE)[1:] == [f"include/h{number}.h" for number in range(10)]
+    # One that has not been looked through is told of again, and followed then.
+    project.write("other.c", "#include <h9.h>")
+    found = project.find(*BARE[:-1], "other.c")
+    assert found == ["other.c", *(f"include/h{number}.h" for number in range(9, 19))]
 
 
 @pytest.mark.parametrize(
     ("compiler", "source", "headers"),
     [
         ("gcc", "main.c", ("stdio.h", "stdlib.h", "limits.h", "pthread.h", "stdatomic.h")),
+        ("g++", "plain.c", ("cstdio", "map")),
         ("g++", "main.cpp", ("vector", "string", "iostream", "memory", "cmath")),
     ],
 )
@@ -195,6 +200,6 @@ def test_messages_are_those_of_the_users_language() -> None:
 
 
 def test_an_option_without_its_word_is_nothing_worse() -> None:
-    found = Compile([b"gcc", b"main.c", b"-I"], b"/work")
-    assert found.sources == [b"/work/main.c"]
-    assert found.angled == (b"/work",)
+    found = Compile([b"gcc", b"main.c", b"-I"], b"/project")
+    assert found.sources == [b"/project/main.c"]
+    assert found.angled == (b"/project",)

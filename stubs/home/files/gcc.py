@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 # gcc-12, x86_64-linux-gnu-g++-12: target and version name the directories.
-_GCC = re.compile(rb"(?P<target>.+)-(?:gcc|g\+\+)-(?P<version>[\d.]+)")
+_GCC = re.compile(rb"(?P<target>.+)-(?P<driver>gcc|g\+\+)-(?P<version>[\d.]+)")
+_GXX = b"g++"  # takes C for C++, too
 
 _ALWAYS = [b"/usr/local/include", b"/usr/include"]
 
@@ -26,7 +27,7 @@ def headers(image: bytes, is_cplusplus: bool) -> list[bytes]:
         b"/usr/include/c++/%s/backward" % version,
     ]
     return [
-        *(plus if is_cplusplus else []),
+        *(plus if is_cplusplus or match["driver"] == _GXX else []),
         b"/usr/lib/gcc/%s/%s/include" % (target, version),
         b"/usr/local/include",
         b"/usr/include/" + target,
@@ -39,7 +40,7 @@ def passes(image: bytes, is_cplusplus: bool) -> list[bytes]:
     match = _GCC.fullmatch(image)
     if match is None:
         return []
-    compiler = b"cc1plus" if is_cplusplus else b"cc1"
+    compiler = b"cc1plus" if is_cplusplus or match["driver"] == _GXX else b"cc1"
     directory = b"/usr/lib/gcc/%s/%s" % (match["target"], match["version"])
     return [b"%s/%s" % (directory, compiler), b"/usr/bin/as"]
 

@@ -83,6 +83,14 @@ def _absolute(cwd: bytes, path: bytes) -> bytes:
     return os.path.normpath(os.path.join(cwd, path))
 
 
+def _compile(exe: bytes, argv: Sequence[bytes], cwd: bytes) -> Compile | None:
+    """Return what a program compiles; None if it does not."""
+    if not is_compiler(exe):
+        return None
+    found = Compile(argv, cwd)
+    return found if found.sources else None
+
+
 class _Search:
     """One way to search, and what has been found by it."""
 
@@ -90,7 +98,7 @@ class _Search:
         self.quoted = quoted
         self.angled = angled
         self.places: dict[bytes, bytes] = {}  # where <name> was found
-        self.known: set[bytes] = set()  # headers that have been told of, with all that they include
+        self.known: set[bytes] = set()  # headers that were told of, and looked through
         self.new = [*quoted, *angled]  # directories that have not been told of
 
 
@@ -122,8 +130,8 @@ class Includes:
 
         Of directories and headers only those that were not returned before.
         """
-        compile_ = Compile(argv, cwd)
-        if not (compile_.sources and is_compiler(exe)):
+        compile_ = _compile(exe, argv, cwd)
+        if compile_ is None:
             return [], []
         if time.monotonic() - self._listed_at > NAMES_SECONDS:
             self._listed.clear()
@@ -132,6 +140,10 @@ class Includes:
         found = dict.fromkeys(path for path in compile_.forced if path not in search.known)
         todo = [*found, *compile_.sources]
         for path in todo:  # grows
+            if len(found) >= MAX_FOUND:
+                break
+            if path in found:
+                search.known.add(path)
             more = self._includes(path)
             if compile_.standard and path in compile_.sources:
                 more = [PREINCLUDED, *more]
@@ -140,9 +152,6 @@ class Includes:
                 if place and place not in search.known and place not in found:
                     found[place] = None
                     todo.append(place)
-            if len(found) >= MAX_FOUND:
-                break
-        search.known.update(found)
         if len(search.known) > MAX_KNOWN:
             self._searches.clear()
         directories, search.new = search.new, []
@@ -150,8 +159,8 @@ class Includes:
 
     def passes(self, exe: bytes, argv: Sequence[bytes], cwd: bytes) -> list[bytes]:
         """Return the programs that a compiler's driver will start."""
-        compile_ = Compile(argv, cwd)
-        if not (compile_.sources and is_compiler(exe)):
+        compile_ = _compile(exe, argv, cwd)
+        if compile_ is None:
             return []
         return gcc.passes(self._image_of(exe), compile_.is_cplusplus)
 

@@ -157,9 +157,12 @@ class Prefetch:
         for path in named:
             burst.start_of(path, WHOLE_ARGUMENT)
         if not trace.files:
-            for program in self._includes.passes(spawn.exe, spawn.argv, spawn.cwd):
-                for path in [*self._closure.of(program, spawn.env), *gcc.messages(spawn.env)]:
+            passes = self._includes.passes(spawn.exe, spawn.argv, spawn.cwd)
+            for program in passes:
+                for path in self._closure.of(program, spawn.env):
                     burst.start_of(path, WHOLE_PASS)
+            for path in gcc.messages(spawn.env) if passes else []:
+                burst.start_of(path, WHOLE)
         for path, (_, ranges) in trace.files.items():
             burst.file(path, ranges)
         self._begin(burst, spawn.body)
