@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from stubs.abi import inotify, machinecode
+from stubs.node.view.fuse import Device
 from stubs.node.view.inodes import VOLATILE_SECONDS
 from tests.kernel.viewbed import Bed
 from tests.kernel.viewcalls import put
@@ -125,20 +126,57 @@ def test_home_can_execute_what_was_written_after_it_was_read(bed: Bed, compiler:
     assert out.stdout == b"changed\n"
 
 
-def test_files_that_home_cannot_watch_are_handed_out(
-    monkeypatch: pytest.MonkeyPatch, compiler: str
-) -> None:
+def watch_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let home run out of watches: the limit is the user's, and would be reached for all."""
+
     def none_left(*_: object) -> int:
         raise OSError(errno.ENOSPC, "no watch left")
 
-    # The limit is the user's, shared with every program: it cannot be reached without harm.
     monkeypatch.setattr(inotify, "inotify_add_watch", none_left)
+
+
+def test_files_that_home_cannot_watch_are_handed_out(
+    monkeypatch: pytest.MonkeyPatch, compiler: str
+) -> None:
+    watch_nothing(monkeypatch)
     with tempfile.TemporaryDirectory(prefix="mlaunch-view-") as directory, Bed(directory) as bed:
         put(f"{bed.home}/f", "old")
         assert read_often(bed, compiler, "old") == 0
         put(f"{bed.home}/f", "newer")
         time.sleep(1.1 * VOLATILE_SECONDS)
         assert read_often(bed, compiler, "newer") == 0
+
+
+def _sees_it_grow(path: str, written: int) -> None:
+    with open(path) as file:
+        assert file.read() == "old"
+        os.write(written, b"\n")
+        while os.fstat(file.fileno()).st_size == 3:
+            time.sleep(0.01)
+        assert file.read() == "er"
+    with open(path) as file:
+        assert file.read() == "older"
+
+
+def test_a_file_has_its_new_size_with_its_new_contents(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch_nothing(monkeypatch)
+    notify = Device.notify
+
+    def notify_late(device: Device, code: int, body: bytes) -> int:
+        time.sleep(0.3)
+        return notify(device, code, body)
+
+    monkeypatch.setattr(Device, "notify", notify_late)
+    was_read, done = os.pipe()
+    with tempfile.TemporaryDirectory(prefix="mlaunch-view-") as directory, Bed(directory) as bed:
+        put(f"{bed.home}/f", "old")
+        check = bed.start(_sees_it_grow, f"{bed.mount}/f", done)
+        assert os.read(was_read, 1) == b"\n"
+        with open(f"{bed.home}/f", "a") as file:
+            file.write("er")
+        bed.finish(check)
+    os.close(was_read)
+    os.close(done)
 
 
 def test_what_is_to_be_noted_is_handed_out(root_bed: Bed, compiler: str) -> None:

@@ -269,7 +269,10 @@ class Directories(Responder):
         def got(reply: Attrs) -> None:
             for attr in reply.attrs:
                 self._inodes.observe(attr)
-            then()
+            if stat.S_ISREG(node.attr.mode):
+                self._notifier.contents_dropped(node, then)
+            else:
+                then()  # the asker may hold the lock of a directory that a notice waits for
 
         self._uplink.request(unique, Getattr(node.id), Attrs, got)
 

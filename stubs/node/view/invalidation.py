@@ -54,10 +54,11 @@ class Notifier:
         self._device = device
         self._serial = 0
         self._open: dict[int, None] = {}  # begun and not done, in order
+        self._contents: dict[Node, int] = {}  # the last of those about contents
         self._parked: dict[Node, list[Notice]] = {}
         self._after: deque[tuple[int, Callable[[], None]]] = deque()
         self._todo: queue.SimpleQueue[Notice | None] = queue.SimpleQueue()
-        self._done: deque[int] = deque()
+        self._done: deque[tuple[int, Node]] = deque()
         self._wake_read = self._wake_write = -1
         self._thread: threading.Thread | None = None
 
@@ -78,10 +79,11 @@ class Notifier:
         """Drop the attributes and all cached pages (data, link target or listing)."""
         if node.lookups:
             body = fuse.fuse_notify_inval_inode_out.pack(node.id, 0, 0)
-            self._push(fuse.FUSE_NOTIFY_INVAL_INODE, body, node)
+            self._contents[node] = self._push(fuse.FUSE_NOTIFY_INVAL_INODE, body, node)
 
-    def _push(self, code: int, body: bytes, node: Node) -> None:
-        notice = (self.begin(), code, body, node)
+    def _push(self, code: int, body: bytes, node: Node) -> int:
+        serial = self.begin()
+        notice = (serial, code, body, node)
         self.sent += 1
         if node.busy:
             if not self._parked:
@@ -89,6 +91,7 @@ class Notifier:
             self._parked.setdefault(node, []).append(notice)
         else:
             self._hand_over(notice)
+        return serial
 
     def _hand_over(self, notice: Notice) -> None:
         if self._thread is None:
@@ -135,6 +138,18 @@ class Notifier:
         else:
             then()
 
+    def contents_dropped(self, node: Node, then: Callable[[], None]) -> None:
+        """Call `then` when the kernel has no contents of the node that are known to be old.
+
+        With newer attributes they would make a file that never was: cut off, or with zeros at
+        its end.
+        """
+        serial = self._contents.get(node)
+        if serial is None:
+            then()
+        else:
+            self._after.append((serial, then))
+
     def _call_settled(self) -> None:
         while self._after:
             serial, then = self._after[0]
@@ -149,7 +164,10 @@ class Notifier:
         except BlockingIOError:
             return
         while self._done:
-            self._open.pop(self._done.popleft(), None)
+            serial, node = self._done.popleft()
+            self._open.pop(serial, None)
+            if self._contents.get(node) == serial:
+                del self._contents[node]
         self._call_settled()
 
     # the thread
@@ -162,7 +180,7 @@ class Notifier:
                 return
             serial, code, body, node = notice
             self._tell(code, body, node)
-            self._done.append(serial)
+            self._done.append((serial, node))
             if self._todo.empty():
                 os.write(self._wake_write, b"\0")
 

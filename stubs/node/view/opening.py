@@ -103,25 +103,28 @@ class Opening(Responder):
         if wanted & ~node.attr.rights:
             self._device.error(unique, self._refusal(node, wanted & ~node.attr.rights))
             return
+        pid = self._device.pid
         if flags & os.O_TRUNC:
-            self._open_empty(unique, node, flags)
-        elif node.local or self._inodes.fresh(node):
-            self._opened(unique, node, flags)
+            self._open_empty(unique, node, flags, pid)
+        elif node.local:
+            self._opened(unique, node, flags, pid)
+        elif self._inodes.fresh(node):
+            self._open_unmixed(unique, node, flags, pid)
         else:
-            self._check(unique, node, flags)
+            self._check(unique, node, flags, pid)
 
-    def _open_empty(self, unique: int, node: Node, flags: int) -> None:
+    def _open_empty(self, unique: int, node: Node, flags: int, pid: int) -> None:
         """Open a file and cut it short."""
-        cut = setattr_size(node, 0, self._device.pid)
+        cut = setattr_size(node, 0, pid)
         if node.local:
             self._temporaries.truncate(node, 0)
-            self._opened(unique, node, flags)
+            self._opened(unique, node, flags, pid)
         elif node.attr.size == 0 and node.until == FOREVER and not node.pending:
             # Nothing is cut off: only the times change, which need not be waited for.
             self._writing.post_change(node, cut)
             self._reading.discard(node)
             self._reading.drafts.begin(node)
-            self._opened(unique, node, flags)
+            self._opened(unique, node, flags, pid)
         else:
 
             def truncated(reply: Attrs) -> None:
@@ -129,19 +132,23 @@ class Opening(Responder):
                     self._inodes.own(attr)
                 self._reading.discard(node)
                 self._reading.drafts.begin(node)
-                self._opened(unique, node, flags)
+                self._opened(unique, node, flags, pid)
 
             self._uplink.request(unique, cut, Attrs, truncated, (node,))
 
-    def _check(self, unique: int, node: Node, flags: int) -> None:
+    def _check(self, unique: int, node: Node, flags: int, pid: int) -> None:
         """Open a file that home cannot watch: first see whether it is what the kernel cached."""
 
         def got(reply: Attrs) -> None:
             for attr in reply.attrs:
                 self._inodes.observe(attr)
-            self._notifier.settled(lambda: self._opened(unique, node, flags))
+            self._open_unmixed(unique, node, flags, pid)
 
         self._uplink.request(unique, Getattr(node.id), Attrs, got)
+
+    def _open_unmixed(self, unique: int, node: Node, flags: int, pid: int) -> None:
+        """Open a file that has the contents, in the kernel's cache, that go with its attributes."""
+        self._notifier.contents_dropped(node, lambda: self._opened(unique, node, flags, pid))
 
     def _refusal(self, node: Node, lacking: int) -> int:
         """Return the errno of open(2) for rights that the user does not have."""
@@ -150,24 +157,24 @@ class Opening(Responder):
         # When the mode of the user's own file allows it, it is the file system that does not.
         return errno.EROFS if node.attr.mode & stat.S_IWUSR else errno.EACCES
 
-    def _opened(self, unique: int, node: Node, flags: int) -> None:
+    def _opened(self, unique: int, node: Node, flags: int, pid: int) -> None:
         self.count_open(node, flags)
         reading = not flags & (os.O_ACCMODE | _FMODE_EXEC)
-        quiet = reading and self.callers.is_compiler(self._device.pid)
+        quiet = reading and self.callers.is_compiler(pid)
         if not self._device.reply(unique, OPENED_QUIETLY if quiet else OPENED):
             self.count_close(node, flags)
         elif quiet:
-            self._keep_open(node)
+            self._keep_open(node, pid)
 
     # what a compiler has opened, others will open, too (stubs.abi.fuseopens)
 
-    def _keep_open(self, node: Node) -> None:
+    def _keep_open(self, node: Node, pid: int) -> None:
         """Have the next to read a file open it without us: it counts as open until `hand_out`."""
         opens = self._device.opens
         state = node.opened()
         if opens is None or node.local or node.until != FOREVER or state.writers or state.written:
             return
-        opens.add_pid(self._device.pid)
+        opens.add_pid(pid)
         displaced = opens.add_node(node.id)
         if displaced == node.id:
             return

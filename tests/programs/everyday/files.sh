@@ -279,7 +279,8 @@ cat up/up/up/to
 for i in $(seq 50); do ln -s l$((i + 1)) l$i; done
 echo end > l51
 cat l1; echo $?
-cat l20
+# Of the 40 links that it follows at most Linux counts some twice if somebody mounts meanwhile.
+cat l36
 
 ### errors in names
 #: setup: mkdir d; echo > f
