@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # While nothing has run for longer nobody is asked what it uses.
 LOOK_AFTER_S = 0.5
-# A program at home that computes so much takes one of home's slots, whatever was expected of it.
+# A program at home takes one of home's slots while it computes so much, whatever was expected of
+# it: a shell may compute itself, and make reads for a while before it only waits for others.
 OCCUPIES = 0.5
 
 
@@ -75,13 +76,20 @@ class Balancing:
         programs = []
         targets = {record.pid: target for record, target in self._moving.under_way.items()}
         for program in self._gauges.read(self._journal.running.values(), time.time()):
-            if program.place == HOME and program.demand > OCCUPIES:
-                self._placing.ledger.occupy(program.pid, self._placing.load.slots, program.left_s)
+            if program.place == HOME:
+                self._take_slot(program)
             target = targets.get(program.pid)
             if target is not None:
                 program = program._replace(place=target, tied=True)
             programs.append(program)
         return programs
+
+    def _take_slot(self, program: Running) -> None:
+        ledger = self._placing.ledger
+        if program.demand > OCCUPIES:
+            ledger.occupy(program.pid, self._placing.load.slots, program.left_s)
+        else:
+            ledger.vacate(program.pid)
 
     def _sites(self, programs: list[Running]) -> list[Site]:
         self._placing.load.sample()

@@ -24,7 +24,8 @@ class Entry(NamedTuple):
 
     `service` is what of a CPU of home's goes with it while it runs, beside what it computes.
     `holds` are the executables whose files are on its node; None at home. One that has moved had
-    used `counted_us` of CPU time by then, which were `before_s` seconds of home's CPU.
+    used `counted_us` of CPU time by then, which were `before_s` seconds of home's CPU. `occupies`:
+    it was not expected to need the slot that it has.
     """
 
     owner: object
@@ -37,6 +38,7 @@ class Entry(NamedTuple):
     service: float = 0.0
     counted_us: int = 0
     before_s: float = 0.0
+    occupies: bool = False
 
     def home_s(self, cpu_us: int) -> float:
         """Return how many seconds of home's CPU that CPU time is, wherever it was used."""
@@ -90,6 +92,7 @@ class Ledger:
             cold=True,
             counted_us=cpu_us,
             before_s=before_s,
+            occupies=False,
         )
 
     def used_s(self, pid: int, cpu_us: int) -> float:
@@ -101,8 +104,15 @@ class Ledger:
         """Have a program take a slot that was not expected to need one."""
         entry = self._entries.get(pid)
         if entry is not None and entry.slots is None:
-            self._entries[pid] = entry._replace(slots=slots)
+            self._entries[pid] = entry._replace(slots=slots, occupies=True)
             slots.take(pid, cpu_s, time.monotonic())
+
+    def vacate(self, pid: int) -> None:
+        """Have a program that `occupies` a slot do so no more."""
+        entry = self._entries.get(pid)
+        if entry is not None and entry.occupies and entry.slots is not None:
+            entry.slots.free(pid, time.monotonic())
+            self._entries[pid] = entry._replace(slots=None, occupies=False)
 
     def computed(self, pid: int) -> None:
         """Note that a program needs its slot no more, though it has yet to end."""

@@ -178,3 +178,19 @@ def test_a_loop_that_began_at_home_leaves_it_for_a_node_that_idles(
         assert [event["text"].split(":")[0] for event in events(home, row["pid"], "moved")] == [
             "from home"
         ]
+
+
+def test_a_shell_has_a_slot_while_it_computes_itself(bed: Cluster) -> None:
+    home = bed.home
+    computes = "echo ready; while [ ! -e /home/alice/go ]; do :; done; sleep 60"
+
+    def slots() -> int:
+        used: int = observe(home)["home"]["slots_used"]
+        return used
+
+    assert slots() == 0
+    with Running(home, "mrun", "--stay", "--node", "home", "sh", "-c", computes):
+        wait_until(lambda: slots() == 1, 30, "it is seen to compute")
+        home.run(("touch", "go"), check=True)
+        wait_until(lambda: slots() == 0, 30, "it is seen to wait")
+    home.run(("rm", "go"), check=True)

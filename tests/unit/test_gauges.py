@@ -11,6 +11,7 @@ import pytest
 from mlaunch.gauges import Gauges
 from mlaunch.journal import Decision, Journal, Record
 from mlaunch.ledger import Entry, Ledger
+from mlaunch.slots import Slots
 from mlaunch.states import HOME, NodeState, Program
 from stubs.wire.codec import Usage
 
@@ -130,3 +131,19 @@ def test_a_shell_that_the_user_typed_and_that_computes_is_not_about_to_end(ledge
     body.measured(usage(7, 1.0), body.at + 1)
     (found,) = Gauges(ledger).read([body], body.at + 1)
     assert found.left_s == pytest.approx(29.0)
+
+
+def test_a_slot_is_vacated_by_who_was_not_expected_to_need_one(ledger: Ledger) -> None:
+    slots = Slots()
+    ledger.enter(7, Entry(None, "/bin/make", ["make"], None, 1.0), 30.0)
+    ledger.enter(8, Entry(None, "/bin/gcc", ["gcc"], slots, 1.0), 1.0)
+    for pid in (7, 8):
+        ledger.occupy(pid, slots, 5.0)
+    assert slots.used == 2
+    for pid in (7, 8):
+        ledger.vacate(pid)
+    assert slots.used == 1
+    assert slots.left_s(7, time.monotonic()) == 0
+    ledger.occupy(7, slots, 5.0)
+    ledger.strike(7)
+    assert slots.used == 1
