@@ -29,6 +29,8 @@ from tests.projects.catalog import KERNEL, Project
 RECEIPT = "/home/alice/receipt.json"
 MRUN = Way(before=("mrun", "--stats", RECEIPT))
 SPAWNS = 1000
+# Of make, for two CPUs: with fewer, none of the ways keeps both busy.
+JOBS = 6
 CLEAN = {
     # Only what the target makes: it is compiled again, its tools are there.
     "mm/": r"find mm \( -name '*.o' -o -name '*.a' -o -name '.*.cmd' \) -delete",
@@ -117,8 +119,9 @@ def compare(bed: Bed, target: str, jobs: int, rounds: int, wanted: tuple[str, ..
     native, bare = Samples(), Samples()
     first, cold, warm = Samples(), Samples(), Samples()
     with ExitStack() as stack:
-        # Two slots more than CPUs, as make has more jobs: one is compiled while others travel.
-        ways = {n: stack.enter_context(peers.PEERS[n](cluster, 3)) for n in wanted}
+        # Room for an even part of the jobs and one more, which is compiled while others travel.
+        slots = jobs // (1 + len(cluster.nodes)) + 1
+        ways = {n: stack.enter_context(peers.PEERS[n](cluster, slots)) for n in wanted}
         others = {name: Samples() for name in ways}
         for _ in range(rounds):
             bed.measure(native, target, 1, Way())
@@ -168,7 +171,7 @@ def bench_mm(rounds: int) -> None:
     with Cluster("bench-build", nodes=1, cpu=1.0) as cluster:
         bed = Bed(cluster)
         bed.prepare()
-        compare(bed, "mm/", 4, rounds, tuple(peers.PEERS))
+        compare(bed, "mm/", JOBS, rounds, tuple(peers.PEERS))
 
 
 def bench_vmlinux(rounds: int) -> None:
@@ -176,7 +179,7 @@ def bench_vmlinux(rounds: int) -> None:
     with Cluster("bench-build", nodes=1, cpu=1.0) as cluster:
         bed = Bed(cluster)
         bed.prepare()
-        compare(bed, "vmlinux", 4, rounds, tuple(peers.PEERS))
+        compare(bed, "vmlinux", JOBS, rounds, tuple(peers.PEERS))
 
 
 def bench_many(rounds: int) -> None:

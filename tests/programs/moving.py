@@ -326,7 +326,7 @@ PROGRAMS = (
     Program("python-async", "$MRUN python3 ../async.py"),
     Program(
         "ffmpeg",
-        "$MRUN ffmpeg -v error -f lavfi -i testsrc2=size=320x240:rate=25:duration=80 -c:v libx264 "
+        "$MRUN ffmpeg -v error -f lavfi -i testsrc2=size=320x240:rate=25:duration=55 -c:v libx264 "
         # Its threads do the same each time so.
         "-x264-params threads=2:sliced-threads=1:sync-lookahead=0 -bitexact out.mkv < /dev/null",
     ),
