@@ -39,8 +39,8 @@ def oracle(ready_home: Host) -> Iterator[harness.Oracle]:
             yield harness.Oracle(harness.Runner(process.stdin, replies))
 
 
-def _builders(nodes: int, cpu: dict[str, float] | None = None) -> Iterator[Cluster]:
-    with Cluster(f"t{os.getpid()}-builders-{nodes}", nodes, cpu) as cluster:
+def _builders(nodes: int) -> Iterator[Cluster]:
+    with Cluster(f"t{os.getpid()}-builders-{nodes}", nodes=nodes) as cluster:
         add_nodes(cluster.home, *(node.name for node in cluster.nodes))
         yield cluster
 
@@ -53,8 +53,8 @@ def one_node(_no_leaks: None) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def three_nodes(_no_leaks: None) -> Iterator[Cluster]:
-    """Return a home and three nodes; home, which links and archives alone, has a little more."""
-    yield from _builders(3, {"home": 0.55})
+    """Return a home and three nodes, all with equal shares of the CPUs there are."""
+    yield from _builders(3)
 
 
 @pytest.fixture
