@@ -59,7 +59,11 @@ class Balancing:
         return any(record.at < since for record in self._journal.running.values())
 
     def _look(self) -> None:
-        programs, sites = self._now()
+        programs = self._read()
+        for program in programs:
+            if program.place == HOME:
+                self._adjust_slot(program)
+        sites = self._sites(programs)
         busy = {(record.place, target) for record, target in self._moving.under_way.items()}
         bias = self._inventory.config.home_bias
         now = time.monotonic()
@@ -76,15 +80,13 @@ class Balancing:
         programs = []
         targets = {record.pid: target for record, target in self._moving.under_way.items()}
         for program in self._gauges.read(self._journal.running.values(), time.time()):
-            if program.place == HOME:
-                self._take_slot(program)
             target = targets.get(program.pid)
             if target is not None:
                 program = program._replace(place=target, tied=True)
             programs.append(program)
         return programs
 
-    def _take_slot(self, program: Running) -> None:
+    def _adjust_slot(self, program: Running) -> None:
         ledger = self._placing.ledger
         if program.demand > OCCUPIES:
             ledger.occupy(program.pid, self._placing.load.slots, program.left_s)

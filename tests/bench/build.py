@@ -29,7 +29,7 @@ from tests.projects.catalog import KERNEL, Project
 RECEIPT = "/home/alice/receipt.json"
 MRUN = Way(before=("mrun", "--stats", RECEIPT))
 SPAWNS = 1000
-# Of make, for two CPUs: with fewer, none of the ways keeps both busy.
+# Of make, for two CPUs. With four, compilers under mrun leave them idle for 7 % of the time.
 JOBS = 6
 CLEAN = {
     # Only what the target makes: it is compiled again, its tools are there.

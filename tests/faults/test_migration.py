@@ -9,7 +9,7 @@ from tests.cluster import Cluster, Host
 from tests.cluster.waiting import wait_until
 from tests.faults.journeys import Journey, descriptors, end_all, pid_of, stopped
 from tests.faults.traces import Traces
-from tests.programs.nodes import add_nodes, on
+from tests.programs.nodes import add_nodes, connect
 
 # What befalls a node: its name, and the method of Host; "link" is its link process at home.
 FAULTS = {"n1": "kill", "n2": "crash", "n3": "cut", "n4": "freeze", "n5": "link"}
@@ -30,10 +30,7 @@ def six(make_cluster: Callable[..., Cluster]) -> Iterator[Cluster]:
 
 def meet(cluster: Cluster) -> None:
     """Have a link with each node, and wait until its agent has no process that nobody asked for."""
-    first = [cluster.home.popen((*on(node.name), "true")) for node in cluster.nodes]
-    for process in first:
-        with process:
-            assert process.wait(60) == 0
+    connect(cluster)
     for node in cluster.nodes:
         wait_until(partial(has_measured, node), 60, f"{node.name} knows how fast it is")
 

@@ -12,7 +12,7 @@ from tests.cluster.waiting import wait_until
 from tests.faults.census import census
 from tests.faults.journeys import Journey, end_all, pid_of
 from tests.faults.traces import Traces
-from tests.programs.nodes import add_nodes, on
+from tests.programs.nodes import add_nodes, connect, on
 
 # So that an image takes long enough for what is to happen meanwhile; Mbit/s and bytes.
 SLOW = 16
@@ -33,8 +33,7 @@ def nodes(_no_leaks: None) -> Iterator[Cluster]:
 
 @pytest.fixture
 def pair(nodes: Cluster) -> Iterator[Cluster]:
-    for name in ("n1", "n2"):
-        nodes.home.run((*on(name), "true"), check=True)
+    connect(nodes)
     yield nodes
     end_all()
     nodes.repair()

@@ -1,6 +1,6 @@
 """What alice has to do so that her home knows nodes, and the words that put a program on one."""
 
-from tests.cluster import Host
+from tests.cluster import Cluster, Host
 
 CONFIG = "/home/alice/.config/mlaunch/config.toml"
 
@@ -24,3 +24,11 @@ def configure(home: Host, text: str) -> None:
 def add_nodes(home: Host, *names: str) -> None:
     """Configure just these nodes of the cluster."""
     configure(home, "\n".join(node_entry(name) for name in names))
+
+
+def connect(cluster: Cluster) -> None:
+    """Have a link with each node: while nodes connect, others are chosen among those there."""
+    started = [cluster.home.popen((*on(node.name), "true")) for node in cluster.nodes]
+    for process in started:
+        with process:
+            assert process.wait(60) == 0

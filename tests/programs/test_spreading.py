@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster import Cluster, Host
 from tests.cluster.waiting import wait_until
-from tests.programs.nodes import on
+from tests.programs.nodes import connect
 from tests.projects import builds, sources
 from tests.projects.catalog import SMALL
 
@@ -102,9 +102,7 @@ def names(bodies: list[dict[str, object]]) -> list[str]:
 @pytest.mark.parametrize("spread", SPREADS, ids=lambda spread: spread.name)
 def test_what_computes_spreads(three_nodes: Cluster, spread: Spread) -> None:
     home = three_nodes.home
-    for node in three_nodes.nodes:
-        # While nodes are being connected children are placed among those that are there.
-        home.run((*on(node.name), "true"), check=True)
+    connect(three_nodes)
     folders = [f"/home/alice/spread-{name}" for name in ("native", "mrun")]
     for folder in folders:
         home.run(("bash", "-ec", TEXTS, "bash", folder), check=True, timeout=120)

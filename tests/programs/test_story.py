@@ -12,7 +12,7 @@ from stubs.home.run import story as written
 from stubs.home.run.records import HOME, LOST, Record, Records
 from tests.cluster import Cluster, Host
 from tests.programs import browser
-from tests.programs.nodes import on
+from tests.programs.nodes import connect, on
 from tests.programs.test_spreading import TEXTS
 from tests.traceformat import check, events
 
@@ -61,8 +61,7 @@ def run(three_nodes: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with the story of a run over three nodes, its receipt and its page."""
     home = three_nodes.home
     home.run(("bash", "-ec", TEXTS, "bash", "/home/alice/texts"), check=True, timeout=120)
-    for node in three_nodes.nodes:
-        home.run((*on(node.name), "true"), check=True)  # connected: all of them come into question
+    connect(three_nodes)
     words = ("bash", "-c", f"{GZIP} xargs -n 1 -P 6 gzip -9k")
     home.run(words, cwd="/home/alice/texts", check=True, timeout=300)
     home.run(("mlaunch", "report", "run.json"), check=True)

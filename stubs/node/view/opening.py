@@ -106,9 +106,7 @@ class Opening(Responder):
         pid = self._device.pid
         if flags & os.O_TRUNC:
             self._open_empty(unique, node, flags, pid)
-        elif node.local:
-            self._opened(unique, node, flags, pid)
-        elif self._inodes.fresh(node):
+        elif node.local or self._inodes.fresh(node):
             self._open_unmixed(unique, node, flags, pid)
         else:
             self._check(unique, node, flags, pid)
