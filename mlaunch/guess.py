@@ -102,7 +102,7 @@ def expect(
 
 def stays_whatever(exe: str, profile: Profile | None) -> bool:
     """Tell whether an executable stays home whatever its arguments, as far as one can tell."""
-    name = exe.rsplit("/", 1)[-1]
+    name = tool(exe, [])
     if name in _ALWAYS_HOME:
         return True
     if profile is None or profile.runs < SURE_RUNS or name in _VARIED:
@@ -129,7 +129,12 @@ _ALWAYS_HOME = (
     | tools.SHORT_TOOLS
 )
 # What they cost is in their arguments.
-_VARIED = tools.INTERPRETERS | frozenset(tools.COMPILERS) | frozenset(tools.SUB_COMMANDS)
+_VARIED = (
+    tools.INTERPRETERS
+    | frozenset(tools.COMPILERS)
+    | frozenset(tools.SUB_COMMANDS)
+    | tools.MULTI_CALL
+)
 
 
 # who starts others

@@ -157,7 +157,8 @@ def test_workers_of_a_test_runner_spread(three_nodes: Cluster) -> None:
     assert len(results[0][1]) == 13
     assert results[1] == results[0]
     if not builds.natively():
-        assert len(builds.on_nodes(builds.read_bodies(home))) >= 2
+        bodies = builds.read_bodies(home)
+        assert len(builds.on_nodes(bodies)) >= 2, [(body["node"], body["why"]) for body in bodies]
 
 
 def test_home_takes_its_share_of_what_needs_little_of_it(three_nodes: Cluster) -> None:

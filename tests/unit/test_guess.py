@@ -214,5 +214,6 @@ def test_what_was_always_short_is_not_asked_about_again() -> None:
     assert not stays_whatever(nm, _seen(3, 0.02, 0.005))
     assert not stays_whatever(nm, _seen(9, 0.02, 0.02))
     assert not stays_whatever(nm, _seen(9, LEAST_S, 0.0))
-    assert not stays_whatever("/usr/bin/gcc", _seen(9, 0.02, 0.005))
+    for varied in ("gcc", "x86_64-linux-gnu-gcc-12", "python3.11", "busybox"):
+        assert not stays_whatever(f"/usr/bin/{varied}", _seen(9, 0.02, 0.005))
     assert not stays_whatever(nm, None)
