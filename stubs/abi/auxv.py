@@ -11,6 +11,7 @@ AT_NULL = 0
 AT_ENTRY = 9
 AT_SECURE = 23
 AT_EXECFN = 31
+AT_SYSINFO_EHDR = 33
 
 _PAIR = struct.Struct("=QQ")
 

@@ -12,6 +12,7 @@ import signal
 import time
 
 from stubs.abi import ptrace
+from stubs.abi.auxv import AT_SYSINFO_EHDR, read_auxv
 from stubs.migration.interrupted import goes_on
 from stubs.migration.proc import Stat, descendants, read_file, read_stat, threads
 from stubs.migration.reasons import Unmovable, reason
@@ -25,6 +26,12 @@ _PAUSE_SECONDS = 0.001
 # How often, and for how many seconds, a thread is let go on until it waits.
 _TRIES = 20
 _MOMENT = 0.005
+
+# For how many seconds a thread is let go on, for how long at first, until it is out of the vDSO.
+_VDSO_SECONDS = 0.3
+_VDSO_MOMENT = 0.0001
+# No vDSO is larger yet.
+_VDSO_BYTES = 16 << 10
 
 
 class Stopped:
@@ -58,9 +65,25 @@ class Stopped:
             raise TraceeGoneError(f"process {self.pid} has ended")
         if self.leader.tid != self.pid:
             raise Unmovable(reason("dead_leader", self.pid, "has lost its first thread"))
+        vdso = _vdso(self.pid)
         for thread in self.threads:
             thread.begin()
+            self._leave_vdso(thread, vdso)
             self._find_call(thread)
+
+    def _leave_vdso(self, thread: Tracee, vdso: range) -> None:
+        """Let a thread go on for a moment if it is in the vDSO, most likely to read a clock.
+
+        Step by step it might never leave: it begins to read anew whenever the clock has ticked.
+        One that job control has stopped is not to go on: see stubs.migration.injection.
+        """
+        begun = time.monotonic()
+        while thread.regs["rip"] in vdso and not thread.job_stop:
+            elapsed = time.monotonic() - begun
+            if elapsed > _VDSO_SECONDS:
+                return
+            # Longer and longer, for on a busy machine it runs only after a while.
+            self._let_on(thread, max(_VDSO_MOMENT, elapsed / 32))
 
     def _find_call(self, thread: Tracee) -> None:
         """Let a thread go on for a moment if it goes on with a call of which we do not know which.
@@ -70,13 +93,16 @@ class Stopped:
         for _ in range(_TRIES):
             if not goes_on(thread.regs) or thread.waits != b"0":
                 return
-            thread.put_back()
-            thread.cont()
-            time.sleep(_MOMENT)
-            thread.waits = _wchan(self.pid, thread.tid)
-            thread.interrupt()
-            thread.stop()
-            thread.begin()
+            self._let_on(thread, _MOMENT)
+
+    def _let_on(self, thread: Tracee, seconds: float) -> None:
+        thread.put_back()
+        thread.cont()
+        time.sleep(seconds)
+        thread.waits = _wchan(self.pid, thread.tid)
+        thread.interrupt()
+        thread.stop()
+        thread.begin()
 
     def _stop(self, new: list[Tracee]) -> None:
         seized = []
@@ -192,6 +218,14 @@ class Frozen:
             for thread in reversed(process.threads):
                 wait_end(thread.tid)
         self.processes.clear()
+
+
+def _vdso(pid: int) -> range:
+    try:
+        start = read_auxv(pid).get(AT_SYSINFO_EHDR, 0)
+    except OSError:
+        start = 0  # it is not told: step by step then
+    return range(start, start + _VDSO_BYTES if start else 0)
 
 
 def _wchan(pid: int, tid: int) -> bytes:

@@ -326,6 +326,11 @@ def test_a_program_ends_with_the_same_result(
     assert desk.moved_often(*command, lively=lively) == wanted
 
 
+@pytest.mark.parametrize("lively", [False, True], ids=["stopped", "pre-copied"])
+def test_a_program_leaves_the_vdso_before_it_moves(desk: Desk, lively: bool) -> None:
+    assert desk.moved_often(compiled("clock", desk.path), lively=lively) == "ready\n0\n"
+
+
 def test_a_go_program_ends_with_the_same_result(desk: Desk) -> None:
     go = shutil.which("go")
     if go is None:
