@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mlaunch.balancer import Running
 from mlaunch.local import NAME as LOCAL
 from mlaunch.states import HOME, Program
+from mlaunch.tools import SHELLS, tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 # The part of a new measurement in what is believed.
 NEW = 0.5
+# A starter that has computed for so long (seconds of home's CPU) without a child is a program like
+# any other. Before, it reads makefiles or collects tests; where it went its children would all be.
+STARTS_WITHIN_S = 10.0
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -87,6 +91,7 @@ class Gauges:
             # What it has started is with it, or has to be.
             tied = bool(program.stays and not program.starter) or _has_children(record.pid)
         used_s = self._ledger.used_s(record.pid, cpu_us)
+        tied = tied or (not record.away and used_s < STARTS_WITHIN_S and _will_start(record))
         reading = self._readings.get(record)
         if reading is None:
             reading = self._readings[record] = _Reading(used_s, at, trips)
@@ -117,6 +122,12 @@ def _at_home(pid: int) -> tuple[str, int, int] | None:
         return None  # it has just ended
     ticks = int(fields[11]) + int(fields[12])
     return fields[0].decode(), ticks * 1_000_000 // _TICKS, int(fields[21]) * _PAGE
+
+
+def _will_start(record: Record) -> bool:
+    """Tell whether a program is to start others sooner or later; a shell's script may just loop."""
+    starter = record.decision.program.starter
+    return starter and tool(record.exe, record.argv) not in SHELLS
 
 
 def _has_children(pid: int) -> bool:

@@ -156,7 +156,8 @@ def test_a_background_job_goes_on_and_may_write(screen: Screen, mrun: str) -> No
     screen.wait_for(r"\[1\]\+ mrun.*(\n.*)* &|\[1\]\+ sh.* &")
     screen.enter("touch go")
     screen.wait_for(r"(\$ )?written")
-    screen.enter("wait %1")
+    # By its pid: once its end has been told, bash knows no job of that number.
+    screen.enter("wait $!")
     assert screen.status() == "3"
 
 

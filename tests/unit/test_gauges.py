@@ -22,13 +22,13 @@ def ledger(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     return Ledger()
 
 
-def record(pid: int, node: str, **program: object) -> Record:
+def record(pid: int, node: str, name: str = "x", **program: object) -> Record:
     journal = Journal()
     client = object()
     journal.connected(client, 1)
     known = Program(**{"cpu_s": 30.0, **program})  # type: ignore[arg-type]
     decision = Decision(node, "best", known, [], NodeState(HOME), [])
-    journal.decided(client, pid, "/bin/x", ["x"], True, decision)
+    journal.decided(client, pid, f"/bin/{name}", [name], True, decision)
     return journal.running[pid]
 
 
@@ -90,6 +90,19 @@ def test_what_may_not_move_by_itself_is_tied(
     for name, value in change.items():
         setattr(body, name, value)
     assert Gauges(ledger).read([body], body.at + 2)[0].tied is tied
+
+
+@pytest.mark.parametrize(
+    ("name", "cpu_s", "tied"),
+    [("make", 9.0, True), ("make", 11.0, False), ("sh", 1.0, False), ("x", 1.0, False)],
+)
+def test_a_starter_has_time_to_start_something_before_it_may_move(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, name: str, cpu_s: float, tied: bool
+) -> None:
+    monkeypatch.setattr(ledger, "used_s", lambda pid, cpu_us: cpu_s)
+    starter = {"stays": "it starts others", "starter": True} if name != "x" else {}
+    own = record(os.getpid(), HOME, name, **starter)
+    assert Gauges(ledger).read([own], time.time())[0].tied is tied
 
 
 def test_a_stopped_body_is_tied(ledger: Ledger) -> None:
