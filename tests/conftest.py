@@ -124,7 +124,8 @@ def _need_root() -> None:
 @pytest.fixture(scope="session")
 def _shared_cluster(_no_leaks: None) -> Iterator[Cluster]:
     _need_root()
-    with Cluster(SESSION, nodes=2) as cluster:
+    # More than their fair shares: nearly all these tests do one thing at a time.
+    with Cluster(SESSION, nodes=2, cpu=0.9) as cluster:
         yield cluster
 
 

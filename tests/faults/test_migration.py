@@ -15,6 +15,9 @@ from tests.programs.nodes import add_nodes, connect
 FAULTS = {"n1": "kill", "n2": "crash", "n3": "cut", "n4": "freeze", "n5": "link"}
 OTHER = "n6"
 
+# More than there is, for most of them only wait.
+CPU = 0.5
+
 # So that the image takes some seconds; Mbit/s.
 SLOW = 16
 LARGE = 8 << 20
@@ -22,7 +25,7 @@ LARGE = 8 << 20
 
 @pytest.fixture
 def six(make_cluster: Callable[..., Cluster]) -> Iterator[Cluster]:
-    cluster = make_cluster(nodes=6)
+    cluster = make_cluster(nodes=6, cpu=CPU)
     add_nodes(cluster.home, *FAULTS, OTHER)
     yield cluster
     end_all()

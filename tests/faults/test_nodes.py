@@ -57,7 +57,7 @@ def pids(host: Host, words: str) -> list[int]:
 
 
 def test_mrun_ends_and_says_so_when_its_node_is_lost(make_cluster: Callable[..., Cluster]) -> None:
-    cluster = make_cluster(nodes=4)
+    cluster = make_cluster(nodes=4, cpu=0.6)  # most of them only wait
     faults = {"n1": "kill", "n2": "crash", "n3": "cut", "n4": "freeze"}
     add_nodes(cluster.home, *faults)
     traces = Traces(cluster)

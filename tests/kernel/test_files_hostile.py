@@ -50,7 +50,7 @@ from tests.posix.tools import until
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
 
 USER = 60123
-CASES = 10_000
+CASES = 5_000
 
 LARGE = 200_000  # a file that is offered by its hash
 SETTLED_SECONDS = 2.5  # younger ones are not hashed: see stubs.home.files.hashes
@@ -281,7 +281,7 @@ def test_garbage_closes_the_link_and_nothing_else(bed: Bed) -> None:
         st.sampled_from([kind.KIND | REPLY for kind in REQUESTS]),
     )
 
-    @settings(_SETTINGS, max_examples=2000)
+    @settings(_SETTINGS, max_examples=1000)
     @given(kinds, st.integers(0, 3), st.integers(0, 5), st.binary(max_size=80))
     def garbage(kind: int, tag: int, after: int, payload: bytes) -> None:
         peer = bed.ready()

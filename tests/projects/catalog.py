@@ -64,7 +64,7 @@ def _kernel(name: str, *targets: str) -> Project:
     return Project(
         name=name,
         source=sources.kernel_source,
-        steps=(Step(("make", *targets), MAKE_JOBS, MAKE_CHATTER),),
+        steps=tuple(Step(("make", target), MAKE_JOBS, MAKE_CHATTER) for target in targets),
         environment=KERNEL_ENVIRONMENT,
     )
 
