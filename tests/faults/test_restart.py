@@ -1,6 +1,7 @@
 """A node is lost while a body runs there of which nobody could have noticed anything."""
 
 import json
+import time
 from collections.abc import Callable
 
 import pytest
@@ -66,6 +67,32 @@ def test_a_program_that_only_made_files_ends_as_if_nothing_had_been(
     assert [arrow["cat"] for arrow in events(story, "s")] == ["restart"]
     three.repair()
     traces.assert_gone()
+
+
+LATE = """
+import os, time
+open('ready', 'x').close()
+while not os.path.exists('go'): time.sleep(0.05)
+open('copy', 'x').write('x')
+"""
+
+
+def test_a_program_that_has_ended_is_started_again_if_home_is_not_told(three: Cluster) -> None:
+    home = three.home
+    with start(home, "python3", "-c", LATE) as process:
+        node = node_of(three, "python3 -c")
+        wait_until(lambda: home.run(("test", "-e", "ready")).returncode == 0, 30)
+        time.sleep(1)  # nothing is under way any more: it would be lost, and come again much later
+        # What it wrote and the end of its pipes are at home half a second before its own end.
+        node.set_link(rtt_ms=600)
+        home.run(("touch", "go"), check=True)
+        wait_until(lambda: home.run(("test", "-s", "copy")).returncode == 0, 60)
+        node.cut()
+        out, said = process.communicate(timeout=120)
+        assert (process.returncode, out, said) == (0, b"", b"")
+    assert home.read("/home/alice/copy") == b"x"
+    (body,) = json.loads(home.read(RECEIPT))["bodies"]
+    assert body["restarts"] == 1
 
 
 def test_a_program_that_changed_what_was_there_fails_clearly(three: Cluster) -> None:

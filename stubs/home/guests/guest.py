@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from stubs.home.guests.terminal import Terminal
     from stubs.link.endpoint import Endpoint
     from stubs.wire.codec import Message
-    from stubs.wire.messages import Signal, Spawn
+    from stubs.wire.messages import FdClosed, Signal, Spawn
 
 
 class Session:
@@ -38,7 +38,9 @@ class Guest:
         self.passed: dict[int, int] = {}  # what had gone over these streams before it began
         self.mark: dict[int, int] | None = None  # the same, before its last checkpoint
         self.terminal: Terminal | None = None
+        self.computed = False  # it has ended on the node; what it did may still be on its way
         self.exited = False
+        self.closed: list[FdClosed] = []  # mrun does not know of these yet
         # While mrun decides where it goes on nothing is read or written for it:
         self.left = False  # here, or elsewhere
         self.arriving = False  # elsewhere, or here
@@ -46,6 +48,13 @@ class Guest:
         self.standing_ns = 0  # since when (CLOCK_MONOTONIC) it stands still, to go elsewhere
         self.held: list[Signal] = []  # for it, and come meanwhile
         self.seen = False  # what it did on another node may have been noticed at home
+
+    def tell_closed(self, message: FdClosed) -> None:
+        """Tell mrun that the body has closed a descriptor, unless it did so by ending."""
+        if message in self.closed:
+            self.closed.remove(message)
+            if not (self.computed or self.exited):
+                self.session.post(message)
 
     def take_signals(self) -> list[int]:
         """Return what has come for it while it stood still, as Parked.signals has it, once."""

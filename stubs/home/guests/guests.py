@@ -66,7 +66,7 @@ class Guests:
         self._files = files
         self._streams = Streams(loop, link, files.barrier, files.settle)
         self._terminals = Terminals(loop, link, self._streams)
-        self._handover = Handover(files, self._streams, self._terminals)
+        self._handover = Handover(loop, files, self._streams, self._terminals)
         self._moving = Moving(loop, link, files, self._streams, self._handover, self)
         # Told of a body of which nothing is left on the node, though it did not end there.
         self.on_departed: Callable[[int], None] = lambda body: None
@@ -336,6 +336,7 @@ class Guests:
         guest.session.post(message)
 
     def _computed(self, guest: Guest, message: Computed) -> None:
+        guest.computed = True
         guest.session.post(message)
 
     def _position(self, guest: Guest, message: Position) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stubs.home.guests.guest import Guest
     from stubs.home.guests.streams import Streams
     from stubs.home.guests.terminals import Terminals
+    from stubs.link.loop import Loop
     from stubs.wire.codec import Attr, Descriptor
     from stubs.wire.messages import Spawn
 
@@ -85,14 +86,20 @@ if TYPE_CHECKING:
 # body before the key itself, which takes the way over its mrun.
 KEY_SECONDS = 0.02
 
+# Who closes a pipe may be about to end. mrun lets go of its copy for one that lives on, so that
+# others see the end of the file; without that copy a body cannot be started again, and one whose
+# end is known, but not that all it wrote has arrived, may still be lost.
+CLOSED_SECONDS = 0.05
+
 _STREAMS = (FD_STREAM_IN, FD_STREAM_OUT, FD_STREAM_BOTH)
 
 
 class Handover:
     """Hands descriptors to the parts of the link process that look after them."""
 
-    def __init__(self, files: Files, streams: Streams, terminals: Terminals) -> None:
+    def __init__(self, loop: Loop, files: Files, streams: Streams, terminals: Terminals) -> None:
         """Hand them to these."""
+        self._loop = loop
         self._files = files
         self._streams = streams
         self._terminals = terminals
@@ -162,8 +169,12 @@ class Handover:
             item = item._replace(ref=number)
             pipes[key] = item
         message = FdClosed(guest.pid, item.fd)
-        self._streams.on_end(item.ref, lambda: guest.session.post(message))
+        self._streams.on_end(item.ref, lambda: self._closed(guest, message))
         return item
+
+    def _closed(self, guest: Guest, message: FdClosed) -> None:
+        guest.closed.append(message)
+        self._loop.call_later(CLOSED_SECONDS, lambda: guest.tell_closed(message))
 
     def _join_terminal(self, guest: Guest, fds: list[int]) -> None:
         spawn = guest.spawn

@@ -166,6 +166,8 @@ class Moving:
             refusal = _error(error)
             self._resume_node(guest, lambda _: endpoint.reply(tag, refusal))
             return
+        for message in list(guest.closed):
+            guest.tell_closed(message)  # by the names that its descriptors have here
         guest.left = True
         numbers = [*parked.streams]
         locks = self._files.lend_locks(guest.pid)
