@@ -101,8 +101,12 @@ def test_a_starter_has_time_to_start_something_before_it_may_move(
 ) -> None:
     monkeypatch.setattr(ledger, "used_s", lambda pid, cpu_us: cpu_s)
     starter = {"stays": "it starts others", "starter": True} if name != "x" else {}
-    own = record(os.getpid(), HOME, name, **starter)
-    assert Gauges(ledger).read([own], time.time())[0].tied is tied
+    with subprocess.Popen(("sleep", "60")) as process:
+        try:
+            own = record(process.pid, HOME, name, **starter)
+            assert Gauges(ledger).read([own], time.time())[0].tied is tied
+        finally:
+            process.kill()
 
 
 def test_a_stopped_body_is_tied(ledger: Ledger) -> None:
