@@ -19,6 +19,7 @@ PTRACE_SINGLESTEP = 9
 PTRACE_GETREGS = 12
 PTRACE_SETREGS = 13
 PTRACE_DETACH = 17
+PTRACE_SETOPTIONS = 0x4200
 PTRACE_GETEVENTMSG = 0x4201
 PTRACE_GETSIGINFO = 0x4202
 PTRACE_GETREGSET = 0x4204
@@ -78,6 +79,11 @@ _ptrace = function(
 def seize(pid: int, options: int) -> None:
     """Trace `pid` from now on, without stopping it. PermissionError if that is not allowed."""
     _ptrace(PTRACE_SEIZE, pid, 0, options)
+
+
+def setoptions(pid: int, options: int) -> None:
+    """Trace a stopped tracee with these options instead of those that it has."""
+    _ptrace(PTRACE_SETOPTIONS, pid, 0, options)
 
 
 def interrupt(pid: int) -> None:

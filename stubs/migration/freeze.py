@@ -11,7 +11,6 @@ import os
 import signal
 import time
 
-from stubs.abi import ptrace
 from stubs.abi.auxv import AT_SYSINFO_EHDR, read_auxv
 from stubs.migration.interrupted import goes_on
 from stubs.migration.proc import Stat, descendants, read_file, read_stat, threads
@@ -50,26 +49,44 @@ class Stopped:
         return self.threads[0]
 
     def stop(self) -> None:
-        """Seize and stop all threads."""
+        """Seize and stop all threads; from then on they end if we do."""
+        vdso = _vdso(self.pid)
         for _ in range(_ROUNDS):
             known = {thread.tid for thread in self.threads} | self._ended
             new = [tid for tid in threads(self.pid) if tid not in known]
-            if not new:
+            if new:
+                self._stop([Tracee(tid, self.pid, self.kept) for tid in new])
+                # One that is just ending is neither to be had nor gone.
+                time.sleep(_PAUSE_SECONDS)
+                continue
+            fresh = [thread for thread in self.threads if not thread.regs]
+            if not fresh:
                 break
-            self._stop([Tracee(tid, self.pid, self.kept) for tid in new])
-            # One that is just ending is neither to be had nor gone.
-            time.sleep(_PAUSE_SECONDS)
+            for thread in fresh:
+                self._make_ready(thread, vdso)
         else:
             raise Unmovable(reason("changing", self.pid, "makes threads faster than they stop"))
         if not self.threads:
             raise TraceeGoneError(f"process {self.pid} has ended")
         if self.leader.tid != self.pid:
             raise Unmovable(reason("dead_leader", self.pid, "has lost its first thread"))
-        vdso = _vdso(self.pid)
         for thread in self.threads:
+            thread.hold()
+
+    def _make_ready(self, thread: Tracee, vdso: range) -> None:
+        """Have a thread stand where it may be taken from; it, or another that it makes, may end."""
+        try:
             thread.begin()
             self._leave_vdso(thread, vdso)
             self._find_call(thread)
+        except TraceeGoneError:
+            self.threads.remove(thread)
+            self._ended.add(thread.tid)
+        except TimeoutError as error:
+            raise self._does_not_stop() from error
+
+    def _does_not_stop(self) -> Unmovable:
+        return Unmovable(reason("not_stopping", self.pid, "does not stop"))
 
     def _leave_vdso(self, thread: Tracee, vdso: range) -> None:
         """Let a thread go on for a moment if it is in the vDSO, most likely to read a clock.
@@ -108,8 +125,7 @@ class Stopped:
         seized = []
         for thread in new:
             try:
-                # Should we end, it may live elsewhere already: it is not to run twice.
-                thread.seize(ptrace.PTRACE_O_EXITKILL)
+                thread.seize()
                 seized.append(thread)
             except ProcessLookupError:
                 self._ended.add(thread.tid)
@@ -131,7 +147,7 @@ class Stopped:
             except TraceeGoneError:
                 self.threads.remove(thread)
             except TimeoutError as error:
-                raise Unmovable(reason("not_stopping", self.pid, "does not stop")) from error
+                raise self._does_not_stop() from error
 
     def detach(self) -> None:
         """Let every thread go on as it was."""

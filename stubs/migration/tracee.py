@@ -73,6 +73,14 @@ class Tracee:
         if not self.kept:
             ptrace.seize(self.tid, options)
 
+    def hold(self) -> None:
+        """Have it end if we do: it may live elsewhere by then, and is not to run twice.
+
+        Not before it has stopped. One that does not cannot be let go of, and is to live on.
+        """
+        if not self.kept:
+            ptrace.setoptions(self.tid, ptrace.PTRACE_O_EXITKILL)
+
     def interrupt(self) -> None:
         """Have it stop soon, for `stop` to wait for."""
         self._request(ptrace.interrupt)

@@ -2,20 +2,19 @@
 #include <stdio.h>
 #include <time.h>
 
-int main(void)
-{
-	struct timespec now, before = {0};
-	int backwards = 0;
+int main(void) {
+  struct timespec now, before = {0};
+  int backwards = 0;
 
-	puts("ready");
-	fflush(stdout);
-	do {
-		for (int n = 0; n < 100000; n++) {
-			clock_gettime(CLOCK_MONOTONIC, &now);
-			backwards += now.tv_sec < before.tv_sec;
-			before = now;
-		}
-	} while (clock() < 2 * CLOCKS_PER_SEC);
-	printf("%d\n", backwards);
-	return 0;
+  puts("ready");
+  fflush(stdout);
+  do {
+    for (int n = 0; n < 100000; n++) {
+      clock_gettime(CLOCK_MONOTONIC, &now);
+      backwards += now.tv_sec < before.tv_sec;
+      before = now;
+    }
+  } while (clock() < 2 * CLOCKS_PER_SEC);
+  printf("%d\n", backwards);
+  return 0;
 }
