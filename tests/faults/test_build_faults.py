@@ -1,6 +1,5 @@
 """A node is lost, or stands still, in the middle of a build: the build ends as if nothing was."""
 
-import os
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +9,7 @@ from tests.cluster.waiting import wait_until
 from tests.faults.traces import Traces
 from tests.programs.nodes import add_nodes
 from tests.projects import builds, oracle
-from tests.projects.catalog import KERNEL_PART, Step
+from tests.projects.catalog import KERNEL_PART
 
 FAULTS: dict[str, Callable[[Host], None]] = {
     "crashed": Host.crash,
@@ -19,7 +18,7 @@ FAULTS: dict[str, Callable[[Host], None]] = {
     "frozen": lambda node: stand_still(node),
 }
 JOBS = 6
-# Nearly all there is: make does much alone.
+# Nearly all there is: half of the time goes into what make does alone.
 CPU = {"home": 0.95, "n1": 0.45, "n2": 0.45}
 
 
@@ -39,15 +38,6 @@ def objects(home: Host) -> int:
     return home.run(command, check=True).stdout.count(b"\n")
 
 
-def prepare_natively(home: Host, step: Step) -> tuple[int, list[str]]:
-    """Have make do what is not in question, on all CPUs; return its status and what it said."""
-    cpus = sorted(os.sched_getaffinity(0))
-    home.set_cpus(cpus)
-    done = builds.run_step(home, KERNEL_PART, step, len(cpus), ())
-    home.set_cpus(cpus[:1])
-    return done
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_build_ends_as_natively_though_a_node_is(
     make_cluster: Callable[..., Cluster], fault: str
@@ -58,8 +48,7 @@ def test_a_build_ends_as_natively_though_a_node_is(
     add_nodes(home, "n1", "n2")
     traces = Traces(cluster)
     builds.lay(home, KERNEL_PART)
-    prepare, step = KERNEL_PART.steps
-    prepared = prepare_natively(home, prepare)
+    (step,) = KERNEL_PART.steps
     words = (*builds.mrun("--stats", builds.RECEIPT), *step.command(JOBS))
     environment = KERNEL_PART.environment
     with home.popen(words, cwd=KERNEL_PART.directory, env=environment) as process:
@@ -71,8 +60,8 @@ def test_a_build_ends_as_natively_though_a_node_is(
     log = home.run(("sh", "-c", "cat ~/.local/state/mlaunch/*.log /tmp/mlaunch-*/*.log")).stdout
     assert process.returncode == 0, (errors, log)
     outcome = builds.Outcome(
-        [prepared[0], process.returncode],
-        [prepared[1], builds.steady_lines(step, output + errors)],
+        [process.returncode],
+        [builds.steady_lines(step, output + errors)],
         builds.snapshot(home, KERNEL_PART),
     )
     builds.assert_same(native, outcome)

@@ -64,7 +64,7 @@ def _kernel(name: str, *targets: str) -> Project:
     return Project(
         name=name,
         source=sources.kernel_source,
-        steps=tuple(Step(("make", target), MAKE_JOBS, MAKE_CHATTER) for target in targets),
+        steps=(Step(("make", *targets), MAKE_JOBS, MAKE_CHATTER),),
         environment=KERNEL_ENVIRONMENT,
     )
 
