@@ -247,6 +247,22 @@ def test_a_sibling_that_reads_shares_a_pipe(launch: Launch, give: Give) -> None:
         sibling.wait()
 
 
+def test_a_pipe_at_its_end_has_nothing_to_share(launch: Launch, give: Give) -> None:
+    # What make gives its parallel jobs for their input.
+    read_end, write_end = os.pipe()
+    give(read_end)
+    os.write(write_end, b"x")
+    os.close(write_end)
+    sibling = subprocess.Popen(["sleep", "100"], pass_fds=[read_end])
+    try:
+        assert capture(launch).spawn.exclusive == []
+        os.read(read_end, 1)
+        assert capture(launch).spawn.exclusive == [read_end]
+    finally:
+        sibling.kill()
+        sibling.wait()
+
+
 @visible_parent
 def test_who_only_writes_does_not_share_a_pipe(launch: Launch, give: Give) -> None:
     read_end, write_end = map(give, os.pipe())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 
 from stubs.abi.auxv import AT_EXECFN, read_auxv
 from stubs.abi.termbits import get_foreground, get_winsize, tcgets2, tcsetsw2
@@ -19,7 +20,6 @@ from stubs.wire.messages import FD_STREAM_BOTH, FD_STREAM_IN, Spawn
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stubs.home.run.living import Living
-    from stubs.wire.codec import Descriptor
 
 _LIMITS = 16  # RLIM_NLIMITS, include/uapi/asm-generic/resource.h
 _PATH_MAX = 4096
@@ -84,7 +84,7 @@ class Capture:
             argv=program.argv,
             env=read_strings(pid, "environ"),
             limits=_limits(pid),
-            exclusive=_exclusive(pid, inherited.records),
+            exclusive=_exclusive(pid, inherited),
             descriptors=inherited.records,
         )
 
@@ -150,12 +150,24 @@ def _limits(pid: int) -> list[int]:
     return [limit & 0xFFFFFFFFFFFFFFFF for pair in pairs for limit in pair]
 
 
-def _exclusive(pid: int, records: list[Descriptor]) -> list[int]:
+def _exclusive(pid: int, inherited: Inherited | Living) -> list[int]:
     """Return the descriptors whose bytes nobody but the program can read."""
-    inputs = [item for item in records if item.kind in (FD_STREAM_IN, FD_STREAM_BOTH)]
-    # What has a name (a FIFO, another terminal) can be opened by anybody at any time.
-    unnamed = [item for item in inputs if item.path.startswith((b"pipe:[", b"socket:["))]
-    if not unnamed:
-        return []
-    shared = read_by_others({item.path for item in unnamed}, {os.getpid(), pid})
-    return [item.fd for item in unnamed if item.path not in shared]
+    inputs = [
+        (item, fd)
+        for item, fd in zip(inherited.records, inherited.fds)
+        # What has a name (a FIFO, another terminal) can be opened by anybody at any time.
+        if item.kind in (FD_STREAM_IN, FD_STREAM_BOTH)
+        and item.path.startswith((b"pipe:[", b"socket:["))
+    ]
+    # Parallel jobs of make have an empty pipe without a writer for their input.
+    ended = [item.fd for item, fd in inputs if _is_at_end(fd)]
+    unnamed = {item.path for item, _ in inputs if item.fd not in ended}
+    shared = read_by_others(unnamed, {os.getpid(), pid}) if unnamed else set()
+    return ended + [item.fd for item, _ in inputs if item.path in unnamed - shared]
+
+
+def _is_at_end(fd: int) -> bool:
+    """Tell whether `fd` is of a pipe that is empty and has no writer: nobody gets a byte of it."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return [event for _, event in poll.poll(0)] == [select.POLLHUP]

@@ -32,7 +32,7 @@ from stubs.link.loop import READ, Loop
 from stubs.link.stream import SocketStream
 from stubs.migration import stub
 from stubs.node.capsule.body import Inheritance, open_inherited, prepare
-from stubs.node.capsule.processes import all_processes, below, children_of_self, descendants
+from stubs.node.capsule.processes import all_processes, below, children_of, descendants
 from stubs.node.streams.demand import Demand
 from stubs.wire.messages import (
     SCOPE_GROUP,
@@ -142,7 +142,7 @@ class GhostProcess:
             except ChildProcessError:
                 os._exit(0)
             if pid == 0:
-                _kill_trees(children_of_self())
+                _kill_trees(children_of(os.getpid()))
                 # The first to die wakes us; it is looked for the rest again.
                 os.waitpid(-1, 0)
 
@@ -293,7 +293,7 @@ class GhostProcess:
         return None
 
     def _orphans(self) -> set[int]:
-        return children_of_self() - set(self._bodies) - self._ghosts
+        return children_of(os.getpid()) - set(self._bodies) - self._ghosts
 
     # reaping
 

@@ -35,6 +35,9 @@ else:
 
 _PF_EXITING = 0x4  # include/linux/sched.h
 
+# Whether it was built with CONFIG_PROC_CHILDREN.
+_KERNEL_KNOWS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+
 
 def read_process(pid: int, proc: int | None = None) -> Process | None:
     """Return what /proc/PID/stat says; None when there is no such process.
@@ -105,18 +108,42 @@ def below(roots: set[int], processes: list[Process]) -> list[Process]:
     return found
 
 
-def children_of_self() -> set[int]:
-    """Return the pids of our own children, zombies included."""
-    own = os.getpid()
+def pids_below(root: int) -> list[int]:
+    """Return the pids of what descends from `root`, parents first.
+
+    Quicker than `descendants`: others are not looked at. But one that begins or ends meanwhile may
+    be missing with those below it (proc(5) on /proc/PID/task/TID/children).
+    """
+    if not _KERNEL_KNOWS_CHILDREN:
+        return [process.pid for process in descendants(root)]
+    found = [root]
+    for pid in found:
+        found += children_of(pid)
+    return found[1:]
+
+
+def children_of(pid: int) -> set[int]:
+    """Return the pids of a process' children, zombies included; none when it has ended."""
+    if not _KERNEL_KNOWS_CHILDREN:
+        return {process.pid for process in all_processes() if process.ppid == pid}
     try:
-        fd = os.open(f"/proc/self/task/{own}/children", os.O_RDONLY)
-    except FileNotFoundError:
-        # A kernel without CONFIG_PROC_CHILDREN.
-        return {process.pid for process in all_processes() if process.ppid == own}
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return set()
+    return {child for task in tasks for child in _children_of_task(f"/proc/{pid}/task/{task}")}
+
+
+def _children_of_task(directory: str) -> list[int]:
+    try:
+        fd = os.open(f"{directory}/children", os.O_RDONLY)
+    except OSError:
+        return []  # that thread has ended
     try:
         data = b""
         while chunk := os.read(fd, 65536):
             data += chunk
+    except ProcessLookupError:
+        pass  # it ended while we looked
     finally:
         os.close(fd)
-    return {int(pid) for pid in data.split()}
+    return list(map(int, data.split()))

@@ -13,7 +13,7 @@ import struct
 import time
 
 from stubs.abi import x86_64 as nr
-from stubs.node.capsule.processes import descendants, read_process
+from stubs.node.capsule.processes import pids_below, read_process
 from stubs.wire.messages import Error, StreamWant
 
 TYPE_CHECKING = False
@@ -112,13 +112,13 @@ class Demand:
 def waiting(links: set[bytes]) -> dict[bytes, int]:
     """Return for each of `links` that a descendant waits to read, how many bytes it asks for."""
     found: dict[bytes, int] = {}
-    for process in descendants(os.getpid()):
+    for pid in pids_below(os.getpid()):
         try:
-            waits = _waits_of(process.pid)
+            waits = _waits_of(pid)
         except PermissionError:
             # It has made itself invisible (PR_SET_DUMPABLE, or Yama forbids looking at all). Better
             # a byte that it may not read than a program that waits for ever.
-            waits = [(link, _polled(link)) for link in links] if _sleeps(process.pid) else []
+            waits = [(link, _polled(link)) for link in links] if _sleeps(pid) else []
         for link, count in waits:
             for name in _names(link, links):
                 found[name] = max(found.get(name, 0), count)
