@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from mlaunch.balancer import Balancer, Running, best_refuge, better, loads_of
+from mlaunch.balancer import LEAST_LEFT_S, Balancer, Running, best_refuge, better, loads_of
 from mlaunch.gauges import Gauges
 from mlaunch.local import NAME as LOCAL
 from mlaunch.states import HOME
@@ -51,7 +51,20 @@ class Balancing:
             return
         for member in self._inventory.considered():
             self._inventory.connect(member)
-        self._observing.when_measured(self._look)
+        if any(self._may_leave(record) for record in self._journal.bodies()):
+            self._observing.when_measured(self._look)
+        else:
+            self._look()
+
+    def _may_leave(self, record: Record) -> bool:
+        """Tell whether it is worth a question to its node what a body has used.
+
+        A build has hundreds that end too soon: a slow home with eight nodes would do little else.
+        """
+        member = self._inventory.find(record.node)
+        cpus = min(1.0, member.cpus) if member is not None else 1.0
+        most_s = max(record.decision.program.cpu_s, cpus * (time.time() - record.at))
+        return most_s >= LEAST_LEFT_S
 
     def _lasts(self) -> bool:
         """Tell whether any program has run for long enough to be looked at."""

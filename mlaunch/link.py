@@ -359,9 +359,12 @@ class LinkProcess:
 
     def _watch_silence(self) -> None:
         """In a thread: break a dead connection on which the main thread is stuck."""
-        while not self._over.wait(PING_S):
+        most = SILENCE_S + PING_S
+        patience = most
+        while not self._over.wait(max(patience, PING_S)):
             heard = self._transport.heard()
-            if heard is not None and time.monotonic() - heard > SILENCE_S + PING_S:
+            patience = most if heard is None else heard + most - time.monotonic()
+            if patience < 0:
                 self._transport.abort()
 
     # the bulk connection

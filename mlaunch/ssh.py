@@ -70,6 +70,7 @@ class Connection:
         try:
             self.transport = paramiko.Transport(self._wire)  # type: ignore[arg-type]  # duck-typed
             self._handshake()
+            self._wire.settle()
             take_short_slices(self.transport.native_id or 0)
         except BaseException:
             self.close()

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 # Paramiko asks for a packet in small pieces; one system call brings many packets.
 RECEIVE = 256 << 10
 
+# How long one receives in vain before paramiko hears of a time-out. It asks for 0.1 s, to see
+# whether it was closed; but `close` ends a call at once, and to wake up ten times a second for each
+# of two connections to eight nodes took a twentieth of a CPU.
+PATIENCE_S = 5.0
+
 
 class Wire:
     """The socket under a connection, as paramiko wants it: reads ahead, notes when bytes came."""
@@ -30,6 +35,10 @@ class Wire:
         self._ahead = b""
         self._at = 0
         self._closing = closing
+
+    def settle(self) -> None:
+        """Wait long from now on: what must not take long, as the handshake, is over."""
+        self._sock.settimeout(PATIENCE_S)
 
     def recv(self, size: int) -> bytes:
         """Return at most `size` bytes; paramiko asks for a packet in several small pieces."""
@@ -62,6 +71,7 @@ class Wire:
     def close(self) -> None:
         """Close the socket, and what leads to it."""
         self._closed = True
+        self.shutdown()  # or who receives in another thread would not hear of it
         self._sock.close()
         if self._closing is not None:
             self._closing()

@@ -10,7 +10,7 @@ import paramiko
 import pytest
 
 from mlaunch.ssh import RemoteCommand
-from mlaunch.sshsocket import Wire
+from mlaunch.sshsocket import PATIENCE_S, Wire
 
 MANY = 1 << 20  # more than can come before the window has to be opened again
 
@@ -37,17 +37,17 @@ class Bench:
         self._server = paramiko.Transport(theirs)
         self._server.add_server_key(paramiko.ECDSAKey.generate())
         self._server.start_server(server=Server(), event=threading.Event())
-        self._client = paramiko.Transport(self.wire)  # type: ignore[arg-type]  # duck-typed
-        self._client.start_client(timeout=20)
-        self._client.auth_none("alice")
-        channel = self._client.open_session()
+        self.client = paramiko.Transport(self.wire)  # type: ignore[arg-type]  # duck-typed
+        self.client.start_client(timeout=20)
+        self.client.auth_none("alice")
+        channel = self.client.open_session()
         channel.exec_command("true")
         self.far = self._server.accept(20)
         self.near = channel
         self.command = RemoteCommand(channel, self.wire)
 
     def close(self) -> None:
-        self._client.close()
+        self.client.close()
         self._server.close()
 
     def break_sending(self) -> None:
@@ -99,3 +99,48 @@ def test_a_connection_that_breaks_while_it_is_read_is_an_error_of_the_stream(ben
         receive(bench, stream, MANY)
     assert bench.command.last_words() == ""
     stream.close()
+
+
+def test_who_receives_is_not_woken_for_nothing(bench: Bench) -> None:
+    bench.wire.settle()
+    calls = 0
+    receive = bench.wire.recv
+
+    def counted(size: int) -> bytes:
+        nonlocal calls
+        calls += 1
+        return receive(size)
+
+    bench.wire.recv = counted  # type: ignore[method-assign]
+    # The call that is under way ends at its old time-out.
+    time.sleep(1)
+    assert calls <= 1
+
+
+def test_who_receives_hears_of_the_end_at_once(bench: Bench) -> None:
+    bench.wire.settle()
+    time.sleep(0.2)
+    bench.client.close()
+    bench.client.join(PATIENCE_S / 2)
+    assert not bench.client.is_alive()
+    assert bench.far.recv(1) == b""
+
+
+def test_keys_are_exchanged_anew_though_nothing_comes(bench: Bench) -> None:
+    bench.wire.settle()
+    time.sleep(0.2)
+    packets = bench.client.packetizer
+    packets.REKEY_BYTES = 4096
+    former = bench.client.H
+    bench.near.sendall(bytes(8192))
+    packets.REKEY_BYTES = 1 << 30
+    deadline = time.monotonic() + 4 * PATIENCE_S
+    while packets.need_rekey():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert former != bench.client.H
+    bench.near.sendall(b"on")
+    received = b""
+    while len(received) < 8194:
+        received += bench.far.recv(65536)
+    assert received.endswith(b"on")

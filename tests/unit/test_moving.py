@@ -23,7 +23,18 @@ from stubs.link.endpoint import Endpoint
 from stubs.link.loop import Loop
 from stubs.link.stream import SocketStream
 from stubs.wire.codec import Message, Usage
-from stubs.wire.messages import HOW_PROMPTLY, Attach, Ended, Error, Move, Moved, Place, Report
+from stubs.wire.messages import (
+    HOW_PROMPTLY,
+    Attach,
+    Ended,
+    Error,
+    Measure,
+    Measured,
+    Move,
+    Moved,
+    Place,
+    Report,
+)
 from stubs.wire.version import VERSION
 
 EBUSY = 16
@@ -42,6 +53,7 @@ class Bed:
         self.client, self.mrun = self._pair({Move: self._move}, {Place: self._place})
         self.journal.connected(self.client, os.getpid())
         self.attached: list[str] = []
+        self.measured: list[str] = []
         for name in ("n1", "n2", "local"):
             self._connect(name)
         self.moves: list[tuple[Move, int]] = []
@@ -71,8 +83,12 @@ class Bed:
             for fd in fds:
                 os.close(fd)
 
+        def measure(message: Measure, tag: int, fds: list[int]) -> None:
+            self.measured.append(name)
+            far.reply(tag, Measured(0, 0, []))
+
         member = self.node(name)
-        member.link, _ = self._pair({Attach: attached}, {})
+        member.link, far = self._pair({Attach: attached, Measure: measure}, {})
         member.state, member.pid = "ready", 1000 + len(name)
 
     def node(self, name: str) -> Member:
@@ -98,10 +114,9 @@ class Bed:
             self.loop.turn(0.05)
         raise AssertionError("nothing happened")
 
-    def place(self, pid: int, node: str) -> None:
-        place = Place(
-            VERSION, pid, b"/bin/gzip", b"/", node.encode(), [], False, True, False, [b"gzip"]
-        )
+    def place(self, pid: int, node: str, program: str = "gzip", top: bool = True) -> None:
+        exe, argv = f"/bin/{program}".encode(), [program.encode()]
+        place = Place(VERSION, pid, exe, b"/", node.encode(), [], False, top, False, argv)
         answers: list[Message] = []
         self.mrun.request(place, answers.append)
         self.until(lambda: bool(answers))
@@ -329,3 +344,17 @@ def test_auto_goes_where_it_is_best_or_says_that_it_is_there(bed: Bed) -> None:
     (outcome,) = bed.ask(do="migrate", pid=7, node="auto")["outcomes"]
     assert (outcome["from"], outcome["to"], outcome["error"]) == ("n2", "n2", "")
     assert len(bed.moves) == 1
+
+
+def test_a_node_is_asked_for_the_use_of_what_may_have_much_to_do_yet(bed: Bed) -> None:
+    bed.place(7, "n1", "as", top=False)
+    (record,) = bed.moving.named(7)
+    record.at -= 1.0
+    bed.balancing.tick()
+    for _ in range(5):
+        bed.loop.turn(0.01)
+    # It is not thought to take two seconds, nor can it have.
+    assert bed.measured == []
+    record.at -= 2.0
+    bed.balancing.tick()
+    bed.until(lambda: "n1" in bed.measured)

@@ -59,6 +59,10 @@ FILE_EVENTS = CONTENT | IN_ATTRIB
 # is told. But the kernel queues no more than 16 384 events.
 PUBLISH_SECONDS = 0.005
 LATEST_SECONDS = 0.2
+# Later still, as long as to tell takes more than this part of the time: a slow home with many nodes
+# does little else otherwise. (A client of NFS sees changes after 3 s.)
+SHARE = 0.001
+LATEST_WHEN_SLOW_SECONDS = 1.0
 MANY_EVENTS = 1024
 
 # More than this at once, and the node does better to forget everything.
@@ -215,7 +219,7 @@ class Coherence:
     def _readable(self, _: int) -> None:
         self._listening = False
         self._loop.forget(self._fd)
-        if time.monotonic() - self._told_at > LATEST_SECONDS:
+        if time.monotonic() - self._told_at > max(LATEST_SECONDS, self._delay):
             self._delay = PUBLISH_SECONDS
         self._schedule()
 
@@ -337,12 +341,14 @@ class Coherence:
 
     def _publish_later(self) -> None:
         self._timer = None
+        began = time.thread_time()
         count = self._drain(())
         if self._pending():
             self.publish()
             self._told_at = time.monotonic()
+            latest = min((time.thread_time() - began) / SHARE, LATEST_WHEN_SLOW_SECONDS)
             self._delay *= 2 if count < MANY_EVENTS else 0.5
-            self._delay = max(PUBLISH_SECONDS, min(self._delay, LATEST_SECONDS))
+            self._delay = max(PUBLISH_SECONDS, min(self._delay, max(latest, LATEST_SECONDS)))
             self._schedule()
         else:
             self._listen()
