@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from mlaunch import exporting, local, process
 from mlaunch.errors import LaunchError, plain
+from mlaunch.pulse import Pulse, watch_silence
 from mlaunch.speedtest import SpeedTest
 from stubs.abi.sched import take_short_slices
 from stubs.home.files.service import FileService
@@ -66,17 +67,10 @@ if TYPE_CHECKING:
     from stubs.link.stream import Stream
     from stubs.wire.codec import Message, Usage
 
-PING_S = 1.0
-# A peer that answers nothing for so long is lost: mrun must know within 10 s of the fault.
-SILENCE_S = 6.0
 # An agent that has been started must say Welcome by then, capsule and all.
 WELCOME_S = 20.0
-# The RTT is the least of so many pings: what queued behind other work is longer.
-RTT_SAMPLES = 10
 # A node that asks and does not listen is not answered beyond so many bytes.
 MOST_BACKLOG = 16 << 20
-# So many at once at first: the very first answer comes from an agent that is still starting.
-FIRST_PINGS = 4
 # An mrun that has been given the link sends its program within this time, or not at all.
 START_S = 3.0
 # How long the last messages may take to leave.
@@ -137,12 +131,8 @@ class LinkProcess:
         self._remedy = ""
         self._facts: dict[str, Any] = {}
         self._load: dict[str, int] = {}
-        self._rtts: list[float] = []
-        self._pinged_at = 0.0
-        self._last_tick = time.monotonic()
-        self._heard = time.monotonic()
-        self._bytes_in = 0
         self._rpc: Endpoint | None = None
+        self._pulse: Pulse | None = None
         self._link: Link | None = None
         self._files: FileService | None = None
         self._guests: Guests | None = None
@@ -161,8 +151,7 @@ class LinkProcess:
         except LaunchError as error:
             self._finish("unusable", error.text, error.hint)
             return
-        self._heard = time.monotonic()
-        threading.Thread(target=self._watch_silence, daemon=True).start()
+        watch_silence(self._over, self._transport.heard, self._transport.abort)
         self._begin(stream)
         self._loop.run()
         self._farewell()
@@ -205,7 +194,8 @@ class LinkProcess:
         )
         self._link.request(hello, self._on_welcome)
         self._loop.call_later(WELCOME_S, self._welcome_overdue)
-        self._loop.call_later(PING_S, self._tick)
+        self._pulse = Pulse(self._loop, self._rpc, self._node.name, self._is_wanted)
+        self._pulse.answered = self._on_pong
 
     def _on_sigterm(self, number: int, frame: object) -> None:
         """End in good order: the user's terminals must get their modes back."""
@@ -263,7 +253,8 @@ class LinkProcess:
             self._finish("unusable", plain(message.problem))
         else:
             self._begin_bulk(message.attach)
-            self._ping()
+            assert self._pulse is not None
+            self._pulse.ping()
 
     def _welcome_overdue(self) -> None:
         if self._state == "connecting":
@@ -300,42 +291,18 @@ class LinkProcess:
         self._leaving = True
         self._report()
 
-    def _ping(self) -> None:
-        if self._rpc is None or self._rpc.lost is not None:
-            return
-        sent = time.monotonic()
+    def _on_pong(self) -> None:
+        # One may come before Welcome: an agent answers while it still makes its capsule.
+        if self._state == "connecting" and self._facts:
+            self._state = "ready"
+            self._report()
 
-        def answered(message: Message) -> None:
-            if not isinstance(message, Pong):
-                return
-            self._rtts = [*self._rtts[1 - RTT_SAMPLES :], time.monotonic() - sent]
-            if self._state == "connecting":
-                self._state = "ready"
-                self._report()
-            if len(self._rtts) < FIRST_PINGS:
-                self._ping()
-
-        self._rpc.request(Ping(time.time_ns()), answered)
-
-    def _tick(self) -> None:
-        """See, once a second, whether anybody is there and anybody needs us."""
-        assert self._rpc is not None
-        if self._rpc.lost is not None:
-            return
-        now = time.monotonic()
-        stalled = now - self._last_tick > 3 * PING_S
-        # After a stall of our own (home suspended, a slow disk) silence proves nothing yet.
-        if self._rpc.bytes_in != self._bytes_in or stalled:
-            self._bytes_in, self._heard = self._rpc.bytes_in, now
-        self._last_tick = now
-        if now - self._heard > SILENCE_S:
-            self._rpc.close(f"{self._node.name} has not answered for {SILENCE_S:.0f} s")
-            return
+    def _is_wanted(self) -> bool:
+        """Quit if nobody needs us any more; tell whether somebody does."""
         if self._unwanted and not self._in_use():
             self._quit()
-            return
-        self._ping()
-        self._loop.call_later(PING_S, self._tick)
+            return False
+        return True
 
     def _in_use(self) -> bool:
         """Tell whether there is a guest, or an mrun that is about to send one."""
@@ -356,16 +323,6 @@ class LinkProcess:
             self._guests.lost(reason)
         if self._state not in ("unusable",):
             self._finish("unusable" if self._state == "connecting" else "lost", reason)
-
-    def _watch_silence(self) -> None:
-        """In a thread: break a dead connection on which the main thread is stuck."""
-        most = SILENCE_S + PING_S
-        patience = most
-        while not self._over.wait(max(patience, PING_S)):
-            heard = self._transport.heard()
-            patience = most if heard is None else heard + most - time.monotonic()
-            if patience < 0:
-                self._transport.abort()
 
     # the bulk connection
 
@@ -419,7 +376,7 @@ class LinkProcess:
             "leaving": self._leaving,
             "reason": self._reason,
             "remedy": self._remedy,
-            "rtt_ms": round(min(self._rtts) * 1000, 3) if self._rtts else None,
+            "rtt_ms": self._pulse.rtt_ms if self._pulse is not None else None,
             "guests": self._guests.count if self._guests is not None else 0,
             "facts": self._facts,
             "load": self._load,

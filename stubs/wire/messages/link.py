@@ -46,7 +46,7 @@ class Welcome(Message):
 
 
 class Ping(Message):
-    """Either end, every second. Reply: Pong. `clock_ns` is the sender's CLOCK_REALTIME."""
+    """Either end, now and then. Reply: Pong. `clock_ns` is the sender's CLOCK_REALTIME."""
 
     KIND = 0x03
     clock_ns: U64
