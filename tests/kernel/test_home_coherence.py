@@ -3,6 +3,7 @@ import mmap
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -345,18 +346,34 @@ def _told(peer: Peer) -> list[Invalidate]:
 WRITES = 1000
 
 
-def test_what_keeps_changing_is_told_in_few_messages(peer: Peer, tmp_path: Path) -> None:
-    (tmp_path / "f").touch()
-    number = peer.lookup("f").id
+def _write_steadily(peer: Peer, path: Path, count: int) -> None:
+    """Have somebody write so many bytes, one each millisecond, and wait until all are told of."""
+    path.touch()
+    number = peer.lookup(path.name).id
     peer.changes()
     slowly = (
         "open F, '>>', $ARGV[0];"
         "for (1 .. $ARGV[1]) { syswrite F, 'x'; select undef, undef, undef, 1e-3 }"
     )
-    _by_another(peer, slowly, str(tmp_path / "f"), str(WRITES))
-    peer.until(lambda: [attr.size for told in _told(peer) for attr in told.data][-1:] == [WRITES])
-    assert len(_told(peer)) < WRITES / 20
+    _by_another(peer, slowly, str(path), str(count))
+    peer.until(lambda: [attr.size for told in _told(peer) for attr in told.data][-1:] == [count])
     assert {attr.id for told in _told(peer) for attr in told.data} == {number}
+
+
+def test_what_keeps_changing_is_told_in_few_messages(peer: Peer, tmp_path: Path) -> None:
+    _write_steadily(peer, tmp_path / "f", WRITES)
+    assert len(_told(peer)) < WRITES / 20
+
+
+def test_a_slow_home_tells_what_keeps_changing_once_a_second(
+    peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whatever it takes to tell is too much.
+    monkeypatch.setattr(stubs.home.files.coherence, "SHARE", 1e-9)
+    began = time.monotonic()
+    _write_steadily(peer, tmp_path / "f", 3 * WRITES)
+    # After 5 ms, 10 and so on up to 640 ms, that is eight times.
+    assert len(_told(peer)) <= 9 + (time.monotonic() - began)
 
 
 def test_a_change_after_a_quiet_time_is_told_by_itself(peer: Peer, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def children_of(pid: int) -> set[int]:
         return {process.pid for process in all_processes() if process.ppid == pid}
     try:
         tasks = os.listdir(f"/proc/{pid}/task")
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return set()
     return {child for task in tasks for child in _children_of_task(f"/proc/{pid}/task/{task}")}
 
@@ -136,7 +136,7 @@ def children_of(pid: int) -> set[int]:
 def _children_of_task(directory: str) -> list[int]:
     try:
         fd = os.open(f"{directory}/children", os.O_RDONLY)
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return []  # that thread has ended
     try:
         data = b""
