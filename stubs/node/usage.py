@@ -58,7 +58,7 @@ class Meter:
 def by_body(
     processes: Iterable[Process], bodies: dict[int, int], known: Callable[[int], int]
 ) -> list[tuple[int, ...]]:
-    """Return the first six fields of Usage for each of `bodies` (by pid) that is there.
+    """Return the first six fields of Usage for each of `bodies` (by pid) that lives.
 
     `known` tells whose a process has been seen to be, 0 if not: that of a process whose parent has
     ended cannot be told from /proc.
@@ -74,8 +74,15 @@ def by_body(
             total[2] += 1
             total[3] += process.threads
     return [
-        (body, table[pid].state[0], *sums[body]) for pid, body in bodies.items() if pid in table
+        (body, table[pid].state[0], *sums[body])
+        for pid, body in bodies.items()
+        if pid in table and not _has_ended(table[pid])
     ]
+
+
+def _has_ended(process: Process) -> bool:
+    """Tell whether nothing of it runs any more, though its end may not have been told yet."""
+    return process.exiting and process.threads <= 1
 
 
 def _owner(

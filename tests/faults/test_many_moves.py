@@ -58,7 +58,10 @@ def ours(cluster: Cluster) -> dict[str, dict[int, Held]]:
 
 
 def grown(cluster: Cluster, before: dict[str, dict[int, Held]]) -> list[str]:
-    """Tell what is held now and was not before: processes, descriptors, zombies."""
+    """Tell what is held now and was not before: processes, descriptors, zombies.
+
+    Files that were looked at stay open for a while; what leaks with each move shows with many.
+    """
     found = []
     for name, now in ours(cluster).items():
         then = before[name]
@@ -67,7 +70,7 @@ def grown(cluster: Cluster, before: dict[str, dict[int, Held]]) -> list[str]:
         for pid, held in now.items():
             if held.state == "Z":
                 found.append(f"{name}: a zombie, {pid} {held.line}")
-            elif pid in then and held.descriptors > then[pid].descriptors:
+            elif pid in then and held.descriptors > then[pid].descriptors + MOVES // 4:
                 found.append(f"{name}: {pid} {held}, before {then[pid]}")
     return found
 

@@ -267,7 +267,13 @@ def test_an_impossible_offset_closes_the_link(bench: Bench) -> None:
 def test_mrun_hears_when_standard_error_is_closed(bench: Bench) -> None:
     reader, writer = os.pipe()
     mrun, _ = bench.start([(2, FD_STREAM_OUT, writer)])
+    usages: list[Usage] = []
+    bench.node.answers[Measure] = lambda _: Measured(0, 0, usages)
     bench.node.post(StreamEnd(bench.refs()[2]))
+    # The node does not say that it lives: it may have closed it by ending.
+    bench.wait(Measure, 2)
+    assert not mrun.all(FdClosed)
+    usages.append(Usage(BODY, ord("S"), 0, 0, 1, 1, 0, 0, 0))
     bench.until(lambda: mrun.all(FdClosed))
     assert mrun.all(FdClosed) == [FdClosed(BODY, 2)]
     assert os.read(reader, 1) == b""

@@ -294,6 +294,22 @@ def test_a_program_that_cannot_move_runs_at_home_and_says_why(bed: Bed) -> None:
     )
 
 
+@pytest.mark.parametrize("movable", [True, False])
+@pytest.mark.parametrize("node", ["double", "error", "none", "home"])
+def test_what_nobody_reads_of_mruns_own_words_harms_no_program(
+    bed: Bed, node: str, movable: bool
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    fd = os.eventfd(0)
+    command = [sys.executable, "-m", "mlaunch.mrun", "-v", "-n", node, "sh", "-c", "exit 3"]
+    passed = [] if movable else [fd]
+    done = subprocess.run(command, env=bed.env, stderr=writing, check=False, pass_fds=passed)
+    os.close(writing)
+    os.close(fd)
+    assert done.returncode == 3
+
+
 @pytest.mark.parametrize("node", ["double", "home"])
 def test_a_program_that_is_not_there_is_told_as_by_a_shell(bed: Bed, node: str) -> None:
     done = bed.run("no-such-program", node=node)

@@ -65,3 +65,12 @@ def test_what_looks_like_a_loop_ends() -> None:
     loop = [process(900, 901, 1), process(901, 900, 1), process(100, GHOST, 5)]
     rows = by_body([*CAPSULE, *loop], {100: 100}, nobody)
     assert rows == [(100, ord("S"), 5 * TICK, KIB, 1, 2)]
+
+
+def test_a_body_that_ends_is_told_of_only_while_something_of_it_runs() -> None:
+    ending = process(100, GHOST, 5)._replace(exiting=True)
+    bodies = {100: 100, 200: 200}
+    processes = [*CAPSULE, ending, process(200, GHOST)]
+    assert [row[0] for row in by_body(processes, bodies, nobody)] == [100, 200]
+    processes[-2] = ending._replace(threads=1)
+    assert [row[0] for row in by_body(processes, bodies, nobody)] == [200]

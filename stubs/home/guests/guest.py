@@ -49,11 +49,16 @@ class Guest:
         self.held: list[Signal] = []  # for it, and come meanwhile
         self.seen = False  # what it did on another node may have been noticed at home
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is known that it lives no more."""
+        return self.computed or self.exited
+
     def tell_closed(self, message: FdClosed) -> None:
         """Tell mrun that the body has closed a descriptor, unless it did so by ending."""
         if message in self.closed:
             self.closed.remove(message)
-            if not (self.computed or self.exited):
+            if not self.ended:
                 self.session.post(message)
 
     def take_signals(self) -> list[int]:

@@ -66,7 +66,7 @@ class Guests:
         self._files = files
         self._streams = Streams(loop, link, files.barrier, files.settle)
         self._terminals = Terminals(loop, link, self._streams)
-        self._handover = Handover(loop, files, self._streams, self._terminals)
+        self._handover = Handover(loop, files, self._streams, self._terminals, self.measure)
         self._moving = Moving(loop, link, files, self._streams, self._handover, self)
         # Told of a body of which nothing is left on the node, though it did not end there.
         self.on_departed: Callable[[int], None] = lambda body: None
@@ -414,6 +414,7 @@ class Guests:
             terminal.leave(guest.pid, None)
             self._terminals.release(terminal, guest.pid)
         guest.close_files()
+        guest.closed.clear()
         adopted, guest.adopted = guest.adopted, []
         for number in adopted:
             self._files.disown(number)

@@ -21,13 +21,14 @@ from stubs.wire.messages import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     from stubs.home.guests.guest import Guest
     from stubs.home.guests.streams import Streams
     from stubs.home.guests.terminals import Terminals
     from stubs.link.loop import Loop
-    from stubs.wire.codec import Attr, Descriptor
+    from stubs.wire.codec import Attr, Descriptor, Usage
     from stubs.wire.messages import Spawn
 
     class Files(Protocol):
@@ -88,7 +89,8 @@ KEY_SECONDS = 0.02
 
 # Who closes a pipe may be about to end. mrun lets go of its copy for one that lives on, so that
 # others see the end of the file; without that copy a body cannot be started again, and one whose
-# end is known, but not that all it wrote has arrived, may still be lost.
+# end is known, but not that all it wrote has arrived, may still be lost. So the node is asked
+# whether it lives on, unless its end is told first, as nearly always.
 CLOSED_SECONDS = 0.05
 
 _STREAMS = (FD_STREAM_IN, FD_STREAM_OUT, FD_STREAM_BOTH)
@@ -97,12 +99,20 @@ _STREAMS = (FD_STREAM_IN, FD_STREAM_OUT, FD_STREAM_BOTH)
 class Handover:
     """Hands descriptors to the parts of the link process that look after them."""
 
-    def __init__(self, loop: Loop, files: Files, streams: Streams, terminals: Terminals) -> None:
-        """Hand them to these."""
+    def __init__(
+        self,
+        loop: Loop,
+        files: Files,
+        streams: Streams,
+        terminals: Terminals,
+        measure: Callable[[Callable[[list[Usage]], None]], None],
+    ) -> None:
+        """Hand them to these; `measure` asks the node about bodies."""
         self._loop = loop
         self._files = files
         self._streams = streams
         self._terminals = terminals
+        self._measure = measure
 
     def take(self, guest: Guest, fds: list[int]) -> None:
         """Move every descriptor of `fds` to where it belongs (-1 is left in its place).
@@ -174,7 +184,19 @@ class Handover:
 
     def _closed(self, guest: Guest, message: FdClosed) -> None:
         guest.closed.append(message)
-        self._loop.call_later(CLOSED_SECONDS, lambda: guest.tell_closed(message))
+        self._loop.call_later(CLOSED_SECONDS, lambda: self._ask(guest, message))
+
+    def _ask(self, guest: Guest, message: FdClosed) -> None:
+        """Tell mrun that a body has closed something once the node says that it lives on."""
+
+        def answered(usages: list[Usage]) -> None:
+            if any(usage.body == guest.pid for usage in usages):
+                guest.tell_closed(message)
+            else:
+                self._loop.call_later(CLOSED_SECONDS, lambda: self._ask(guest, message))
+
+        if message in guest.closed and not guest.ended:
+            self._measure(answered)
 
     def _join_terminal(self, guest: Guest, fds: list[int]) -> None:
         spawn = guest.spawn

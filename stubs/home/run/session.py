@@ -122,6 +122,14 @@ def _recover(options: Options, given: Given) -> Recovery:
     return recovery
 
 
+def _is_own(info: signalfd_siginfo) -> bool:
+    """Tell whether a signal is for mrun alone: it wrote to who is gone.
+
+    Python ignores SIGPIPE, but what is blocked is kept all the same (signal(7)).
+    """
+    return info.ssi_signo == signal.SIGPIPE and info.ssi_pid == os.getpid()
+
+
 class Session:
     """One mrun."""
 
@@ -384,7 +392,7 @@ class Session:
 
         Signals are read first: what happens to a tracee after that brings another SIGCHLD.
         """
-        infos = read_signals(self._signals)
+        infos = [info for info in read_signals(self._signals) if not _is_own(info)]
         read_signals(self._children)
         for info in infos:
             self._latest[info.ssi_signo, info.ssi_pid] = time.monotonic()

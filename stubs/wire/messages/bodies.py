@@ -161,7 +161,7 @@ class Family(Message):
 
 
 class Measure(Message):
-    """H→N, D→L: what do the bodies use? Asked only while somebody watches. Reply: Measured."""
+    """H→N, D→L: what do the bodies that live use? Asked only by need. Reply: Measured."""
 
     KIND = 0x8C
 
