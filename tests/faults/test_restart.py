@@ -112,7 +112,7 @@ def test_a_compiler_that_replaces_an_object_is_started_again(three: Cluster) -> 
     home = three.home
     # Some seconds of work for cc1; the assembler takes the old object away as soon as it starts.
     functions = (
-        f"int f{n}(int x) {{ return x % {n + 3} ? x * {n} : x / {n + 7}; }}\n" for n in range(4000)
+        f"int f{n}(int x) {{ return x % {n + 3} ? x * {n} : x / {n + 7}; }}\n" for n in range(2000)
     )
     home.write("big.c", "".join(functions).encode())
     command = ("gcc", "-pipe", "-O1", "-MMD", "-c", "big.c")
