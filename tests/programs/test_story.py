@@ -9,7 +9,7 @@ import pytest
 
 from mlaunch.report import page, story
 from stubs.home.run import story as written
-from stubs.home.run.records import HOME, LOST, Record, Records
+from stubs.home.run.record import HOME, LOST, Record, Run
 from tests.cluster import Cluster, Host
 from tests.programs import browser
 from tests.programs.nodes import connect, on
@@ -136,21 +136,21 @@ def test_the_dark_picture_is_another(run: Path) -> None:
 EVIL = "</script><script>document.documentElement.dataset.error = 'run'</script>\x1b[2J"
 
 
-def made(records: Records, where: Path) -> Path:
-    """Write the page of made-up records."""
+def made(run: Run, where: Path) -> Path:
+    """Write the page of a made-up run."""
     target = where / "page.html"
-    found = json.loads("".join(written.pieces(records, 0)))
+    found = json.loads("".join(written.pieces(run, 0)))
     target.write_text(page.html(story.decode(found)))
     return target
 
 
 def test_no_text_of_a_run_is_run_by_the_browser(tmp_path: Path) -> None:
-    records = Records([EVIL.encode()], None, None)
+    run = Run([EVIL.encode()])
     record = Record(7, [EVIL.encode()] * 2, EVIL, EVIL)
-    record.began = records.began
+    record.began = run.began
     record.end_at_home(0, 1.0, 1.0, 5)
-    records.all.append(record)
-    found = browser.load(made(records, tmp_path), USER)
+    run.all.append(record)
+    found = browser.load(made(run, tmp_path), USER)
     assert found.data["done"] == "yes"
     assert "error" not in found.data
     assert r"\x1b[2J" in found.text
@@ -158,19 +158,19 @@ def test_no_text_of_a_run_is_run_by_the_browser(tmp_path: Path) -> None:
 
 def test_twenty_thousand_bodies_are_shown(tmp_path: Path) -> None:
     chance = random.Random(4)
-    records = Records([b"make"], None, None)
+    run = Run([b"make"])
     for number in range(20_000):
         record = Record(number, [b"gzip", b"%d" % number], f"n{number % 8}", "idle")
-        record.began = records.began + number / 500
+        record.began = run.began + number / 500
         record.ended = record.began + chance.expovariate(2)
         record.status = 0
         record.cpu_s = record.own_s = record.ended - record.began
         if number % 1000 == 7:
             record.stays = (("n9", record.began - 1, record.began - 0.5, LOST),)
-        records.all.append(record)
+        run.all.append(record)
     top = Record(99, [b"make"], HOME, "it starts others")
-    records.running[99] = top
-    found = browser.load(made(records, tmp_path), USER)
+    run.running[99] = top
+    found = browser.load(made(run, tmp_path), USER)
     assert "error" not in found.data
     assert found.data["ready"] == "20021"
     assert found.data["found"] == "0 of 20021"

@@ -15,12 +15,12 @@ from mlaunch.cli import mlaunch
 from mlaunch.errors import LaunchError
 from mlaunch.report import page, story, summary
 from stubs.home.run import story as written
-from stubs.home.run.records import HOME, LOST, Record, Records
+from stubs.home.run.record import HOME, LOST, Record, Run
 
 EVIL = "</script><script>alert(1)</script><!--\x1b[2J\u2028\u202e\"'&"
 
 
-def records(*words: str, why: str = "idle", node: str = "n1") -> Records:
+def records(*words: str, why: str = "idle", node: str = "n1") -> Run:
     """Return those of a run of 10 s: make at home, and one body from 1 s to 3 s."""
     top = Record(1, [b"make", b"-j2"], HOME, "it starts others")
     body = Record(7, [word.encode() for word in words or ("gcc", "a.c")], node, why)
@@ -30,14 +30,14 @@ def records(*words: str, why: str = "idle", node: str = "n1") -> Records:
     body.began, body.ended, body.status = 1.0, 3.0, 0
     body.cpu_s = body.own_s = 1.5
     body.round_trips, body.bytes_to_node, body.bytes_to_home = 4, 5000, 600
-    every = Records([b"make", b"-j2"], None, None)
+    every = Run([b"make", b"-j2"])
     every.began = 0.0
     every.all += [body, top]
     every.program = top
     return every
 
 
-def raw(every: Records) -> dict[str, Any]:
+def raw(every: Run) -> dict[str, Any]:
     found: dict[str, Any] = json.loads("".join(written.pieces(every, 0)))
     found["otherData"]["wall_s"] = 10.0  # the records are of another clock
     return found

@@ -10,15 +10,7 @@ from hypothesis import strategies as st
 from mlaunch.report.page import html
 from mlaunch.report.story import decode
 from stubs.home.run import receipt, story
-from stubs.home.run.records import (
-    HOME,
-    LOST,
-    MOST_ARGUMENTS,
-    MOVED,
-    Migration,
-    Record,
-    Records,
-)
+from stubs.home.run.record import HOME, LOST, MOST_ARGUMENTS, MOVED, Migration, Record, Run
 from stubs.home.run.story import Bar
 from tests.traceformat import check, events
 
@@ -41,11 +33,11 @@ def make(pid: int = 1) -> Record:
 
 def told(*every: Record, running: tuple[Record, ...] = (), status: int = 0) -> dict[str, Any]:
     """Return the story of a run that began at 0, read as JSON."""
-    records = Records([b"make", b"-j2"], None, None)
-    records.began = 0.0
-    records.all += every
-    records.running.update({record.pid: record for record in running})
-    found: dict[str, Any] = json.loads("".join(story.pieces(records, status)))
+    run = Run([b"make", b"-j2"])
+    run.began = 0.0
+    run.all += every
+    run.running.update({record.pid: record for record in running})
+    found: dict[str, Any] = json.loads("".join(story.pieces(run, status)))
     return found
 
 
@@ -123,9 +115,9 @@ def test_a_move_is_a_bar_on_another_lane_with_an_arrow_a_reason_and_its_cost() -
 def test_a_receipt_lists_the_moves_of_each_body() -> None:
     body = away(7, "n2", 3, 5)
     body.migrations = (Migration("n1", "n2", "asked for", 43.21, 12_300_000),)
-    records = Records([b"gcc"], None, None)
-    records.all.append(body)
-    found = json.loads("".join(receipt.pieces(records, 0)))
+    run = Run([b"gcc"])
+    run.all.append(body)
+    found = json.loads("".join(receipt.pieces(run, 0)))
     assert found["bodies"][0]["migrations"] == [
         {"from": "n1", "to": "n2", "freeze_ms": 43.21, "bytes": 12_300_000, "why": "asked for"}
     ]

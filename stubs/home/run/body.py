@@ -14,7 +14,7 @@ import time
 from stubs.abi.signalfd import SI_KERNEL
 from stubs.home.run.ending import STOP_SIGNALS
 from stubs.home.run.errors import say
-from stubs.home.run.records import LOST, MOVED
+from stubs.home.run.record import LOST, MOVED
 from stubs.home.run.signals import TWIN_SECONDS
 from stubs.wire.messages import (
     SCOPE_GROUP,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from stubs.home.run.departure import Departure
     from stubs.home.run.deputy import Arrival, Deputy
-    from stubs.home.run.records import Migration
+    from stubs.home.run.record import Migration
     from stubs.home.run.tracer import Stop
     from stubs.link.loop import Loop, Timer
     from stubs.wire.codec import Message
@@ -68,7 +68,7 @@ class Body:
         self.deputy = deputy
         self.departure = departure
         self.began = self.arrived = time.monotonic()  # the latter: on its node of now; 0: on none
-        self.stays: list[tuple[str, float, float, str]] = []  # see stubs.home.run.records
+        self.stays: list[tuple[str, float, float, str]] = []  # see stubs.home.run.record
         self.migrations: list[Migration] = []
         self.exited: Exited | None = None
         self.lost: str | None = None  # why its node was lost

@@ -11,35 +11,35 @@ import json
 import os
 import time
 
-from stubs.home.run.records import outcome
+from stubs.home.run.record import outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stubs.home.run.records import Record, Records
+    from stubs.home.run.record import Record, Run
 
 
-def pieces(records: Records, status: int) -> Iterator[str]:
+def pieces(run: Run, status: int) -> Iterator[str]:
     """Yield the file; `status` as wait4(2) has it."""
-    wall_s = time.monotonic() - records.began
-    told = [record for record in records.all if record.is_away or record is records.program]
+    wall_s = time.monotonic() - run.began
+    told = [record for record in run.all if record.is_away or record is run.program]
     receipt = {
         **outcome(status),
         "wall_s": round(wall_s, 6),
-        "bodies": [_body(records, record) for record in told],
+        "bodies": [_body(run, record) for record in told],
     }
     yield json.dumps(receipt, indent=2)
     yield "\n"
 
 
-def _body(records: Records, record: Record) -> dict[str, object]:
+def _body(run: Run, record: Record) -> dict[str, object]:
     assert record.ended is not None
     return {
         "pid": record.pid,
         "argv": [os.fsdecode(word) for word in record.argv],
         "node": record.node,
-        "wall_s": round(record.wall_s if record.is_away else record.ended - records.began, 6),
+        "wall_s": round(record.wall_s if record.is_away else record.ended - run.began, 6),
         "cpu_s": round(record.cpu_s, 6),
         "round_trips": record.round_trips,
         "bytes_to_node": record.bytes_to_node,

@@ -10,7 +10,7 @@ import os
 import time
 
 from stubs.home.run.proc import read_strings
-from stubs.home.run.records import (
+from stubs.home.run.record import (
     BRIEF_SECONDS,
     HOME,
     LOCAL,
@@ -18,7 +18,6 @@ from stubs.home.run.records import (
     MOVED,
     Migration,
     Record,
-    of_body,
 )
 
 TYPE_CHECKING = False
@@ -135,7 +134,7 @@ class Recording:
         if not keepers:
             return
         most = 0 if any(records.most == 0 for records in keepers) else MOST_ARGUMENTS
-        record = of_body(body, most)
+        record = _of_body(body, most)
         record.parent = self._parent(task)
         for records in keepers:
             records.all.append(record)
@@ -146,3 +145,39 @@ class Recording:
         """Write the files of an inner mrun whose program has ended."""
         if task.records is not None and task.parent is not None:
             task.records.write(status)
+
+
+def _of_body(body: Body, most: int) -> Record:
+    """Return the record of a body that has ended, or was lost."""
+    departure = body.departure
+    record = Record(body.pid, departure.program.argv, departure.node, departure.reason, most)
+    record.is_away = True
+    record.migrations = tuple(body.migrations)
+    stays = list(body.stays)
+    if body.arrived:
+        record.began, record.ended = body.arrived, time.monotonic()
+    else:
+        # Lost, and no other node was found: that stay was its last.
+        record.node, record.began, record.ended, _ = stays.pop()
+    record.wall_s = body.wall_s
+    record.departure_s = body.began - departure.began
+    record.restarts = departure.restarts
+    record.stays = tuple(stays)
+    if record.migrations:
+        # What has come home runs on the embedded node.
+        record.node = _place(record.node)
+        record.stays = tuple((_place(stay[0]), *stay[1:]) for stay in stays)
+    exited = body.exited
+    # Of a lost one it will never be known what it used.
+    if exited is not None:
+        record.status = exited.status
+        record.cpu_s = record.own_s = (exited.utime_us + exited.stime_us) / 1e6
+        record.maxrss_kib = exited.maxrss_kib
+        record.round_trips = exited.round_trips
+        record.bytes_to_node = exited.bytes_to_node
+        record.bytes_to_home = exited.bytes_to_home
+    return record
+
+
+def _place(node: str) -> str:
+    return HOME if node == LOCAL else node

@@ -21,13 +21,13 @@ import os
 import time
 from heapq import heappop, heappush
 
-from stubs.home.run.records import HOME, LOST, MOVED, outcome
+from stubs.home.run.record import HOME, LOST, MOVED, outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stubs.home.run.records import Migration, Record, Records
+    from stubs.home.run.record import Migration, Record, Run
 
 FORMAT = "mlaunch-story-1"
 
@@ -56,12 +56,12 @@ class Bar:
         self.migration: Migration | None = None  # with which it ended
 
 
-def pieces(records: Records, status: int) -> Iterator[str]:
+def pieces(run: Run, status: int) -> Iterator[str]:
     """Yield the file; `status` is mrun's, as wait4(2) has it."""
     now = time.monotonic()
-    bars = _bars(records, now)
+    bars = _bars(run, now)
     yield '{"displayTimeUnit":"ms","otherData":'
-    yield _dump(_whole(records, status, now))
+    yield _dump(_whole(run, status, now))
     yield ',"traceEvents":[\n'
     separator = ""
     for event in _events(bars):
@@ -74,29 +74,29 @@ def _dump(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _whole(records: Records, status: int, now: float) -> dict[str, object]:
+def _whole(run: Run, status: int, now: float) -> dict[str, object]:
     """Return what concerns the run as a whole."""
-    program = records.program
+    program = run.program
     return {
         "format": FORMAT,
-        "argv": _words(records.argv),
-        "began": round(records.began_at, 3),  # seconds since 1970
-        "wall_s": round(now - records.began, 6),
+        "argv": _words(run.argv),
+        "began": round(run.began_at, 3),  # seconds since 1970
+        "wall_s": round(now - run.began, 6),
         # With all that it waited for, be it ever so brief; a body's is in its bar.
         "home_cpu_s": round(program.cpu_s, 6) if program is not None else 0.0,
         **outcome(status),
     }
 
 
-def _bars(records: Records, now: float) -> dict[int, list[Bar]]:
+def _bars(run: Run, now: float) -> dict[int, list[Bar]]:
     """Return the bars of each program in the order of time, by the id() of its record."""
-    began = records.began
+    began = run.began
 
     def us(moment: float) -> int:
         return max(0, int((moment - began) * 1e6))
 
     bars = {}
-    for record in [*records.all, *records.running.values()]:
+    for record in [*run.all, *run.running.values()]:
         stays = [Bar(record, n, us(a), us(b), how) for n, a, b, how in record.stays]
         if record.ended is None:
             last, how = now, LEFT

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from stubs.abi.tracestops import TraceStops
     from stubs.home.run.body import Body
-    from stubs.home.run.records import Record, Records
+    from stubs.home.run.record import Record
+    from stubs.home.run.records import Records
 
 _BIRTHS = (ptrace.PTRACE_EVENT_FORK, ptrace.PTRACE_EVENT_VFORK, ptrace.PTRACE_EVENT_CLONE)
 _SIGTRAP = 5
