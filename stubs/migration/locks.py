@@ -15,7 +15,17 @@ from stubs.migration.image import FileLock, OpenFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stubs.migration.fdinfo import Descriptor
+    from typing import Protocol
+
+    class Holder(Protocol):
+        """What is to be known of a descriptor: its fdinfo, and whose it is."""
+
+        pid: int
+        lines: list[str]
+
+        def refuse(self, name: str, what: str) -> Exception:
+            """Return the error that says that this process `what`."""
+
 
 # FileLock.kind
 POSIX, FLOCK, OFD = 1, 2, 3
@@ -24,7 +34,7 @@ _KINDS = {"POSIX": POSIX, "FLOCK": FLOCK, "OFDLCK": OFD}
 _TYPES = {"READ": F_RDLCK, "WRITE": F_WRLCK}
 
 
-def describe_locks(found: Descriptor) -> list[bytes]:
+def describe_locks(found: Holder) -> list[bytes]:
     """Return what is locked by way of a descriptor, FileLocks; Unmovable when it has a lease."""
     locks = []
     for line in found.lines:
