@@ -47,7 +47,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def pytest_configure() -> None:
-    """Ignore no signal that a shell, or nohup, has those ignore whom it starts in the background."""
+    """Ignore no signal that a shell, or nohup, has those ignore whom it starts."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
