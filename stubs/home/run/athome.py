@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 def become(argv: list[bytes], given: Given) -> NoReturn:
     """Replace mrun by the program; returns only by raising ExecError."""
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # so is what was pending: mrun's own writes
     given.restore_dispositions()
     given.restore_mask()
     execute(argv, given.environment)

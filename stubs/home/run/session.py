@@ -179,6 +179,8 @@ class Session:
     def _untraced(self, reason: str) -> int:
         if self._options.verbose:
             say(f"{self._name} runs at home: {reason}")
+        # Once more, which drops what our own words may have brought (sigaction(2)): see _is_own.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         for info in self._early:
             # Blocked until the program's own mask is set: pending again.
             os.kill(os.getpid(), info.ssi_signo)
