@@ -4,14 +4,16 @@ from typing import NamedTuple
 
 from tests.cluster import Host
 
-# Prints pid, descriptors, threads, resident kB and the command line of each process of alice's.
+# Prints pid, descriptors, those of them on files, resident kB, state and command line of each
+# process of alice's.
 _LOOK = r"""
 for p in /proc/[0-9]*; do
     [ "$(stat -c %U $p 2>&-)" = alice ] || continue
     fds=$(ls $p/fd 2>&- | wc -l)
+    files=$(ls -l $p/fd 2>&- | grep -c " -> /")
     rss=$(sed -n 's/^VmRSS:[^0-9]*\([0-9]*\) kB/\1/p' $p/status 2>&-)
     zombie=$(sed -n 's/^State:.\(.\).*/\1/p' $p/status 2>&-)
-    printf "%s\n" "${p#/proc/} $fds ${rss:-0} $zombie $(tr '\0\n' '  ' < $p/cmdline 2>&-)"
+    printf "%s\n" "${p#/proc/} $fds $files ${rss:-0} $zombie $(tr '\0\n' '  ' < $p/cmdline 2>&-)"
 done
 """
 
@@ -19,7 +21,8 @@ done
 class Held(NamedTuple):
     """What one process holds."""
 
-    descriptors: int
+    descriptors: int  # but those on files
+    files: int
     rss_kb: int
     state: str
     line: str
@@ -29,8 +32,8 @@ def census(host: Host) -> dict[int, Held]:
     """Return what each process of alice's on a host holds, by pid."""
     found: dict[int, Held] = {}
     for row in host.run(("sh", "-c", _LOOK), user="root", check=True).stdout.decode().splitlines():
-        pid, fds, rss, state, line = row.split(" ", 4)
-        found[int(pid)] = Held(int(fds), int(rss), state, line)
+        pid, fds, files, rss, state, line = row.split(" ", 5)
+        found[int(pid)] = Held(int(fds) - int(files), int(files), int(rss), state, line)
     return found
 
 

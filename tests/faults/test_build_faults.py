@@ -13,6 +13,7 @@ from tests.projects.catalog import KERNEL_PART
 
 FAULTS: dict[str, Callable[[Host], None]] = {
     "crashed": Host.crash,
+    "killed": Host.kill,
     "cut off": Host.cut,
     "frozen": lambda node: stand_still(node),
 }

@@ -60,7 +60,7 @@ def ours(cluster: Cluster) -> dict[str, dict[int, Held]]:
 def grown(cluster: Cluster, before: dict[str, dict[int, Held]]) -> list[str]:
     """Tell what is held now and was not before: processes, descriptors, zombies.
 
-    Files that were looked at stay open for a while; what leaks with each move shows with many.
+    A file that is served stays open for a while: what leaks with each move shows with many.
     """
     found = []
     for name, now in ours(cluster).items():
@@ -70,8 +70,10 @@ def grown(cluster: Cluster, before: dict[str, dict[int, Held]]) -> list[str]:
         for pid, held in now.items():
             if held.state == "Z":
                 found.append(f"{name}: a zombie, {pid} {held.line}")
-            elif pid in then and held.descriptors > then[pid].descriptors + MOVES // 4:
-                found.append(f"{name}: {pid} {held}, before {then[pid]}")
+                continue
+            was = then.get(pid, held)
+            if held.descriptors > was.descriptors or held.files > was.files + MOVES // 4:
+                found.append(f"{name}: {pid} {held}, before {was}")
     return found
 
 

@@ -104,7 +104,12 @@ def test_a_signal_calls_a_long_move_off(pair: Cluster) -> None:
 def test_what_is_killed_as_it_moves_is_nowhere(pair: Cluster, victim: str) -> None:
     home = pair.home
     links = [pid_of(home, f"mlaunch: link {name}") for name in ("n1", "n2")]
-    before = {pid: census(home)[pid].descriptors for pid in links}
+
+    def held() -> dict[int, int]:
+        now = census(home)
+        return {pid: now[pid].descriptors + now[pid].files for pid in links}
+
+    before = held()
     journey = begin(pair)
     if victim == "mrun":
         journey.process.kill()
@@ -115,11 +120,6 @@ def test_what_is_killed_as_it_moves_is_nowhere(pair: Cluster, victim: str) -> No
     journey.process.close()
     journey.assert_gone()
     pair.repair()
-
-    def held() -> dict[int, int]:
-        now = census(home)
-        return {pid: now[pid].descriptors for pid in links}
-
     what = f"links hold no more than before: {before}, {held()}"
     wait_until(lambda: all(now <= before[pid] for pid, now in held().items()), 20, what)
 

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from mlaunch import link, pulse
 from mlaunch.config import Config, Node
+from stubs.home.files.service import FileService
 from stubs.link.endpoint import Endpoint
 from stubs.link.loop import Loop
 from stubs.link.stream import SocketStream
@@ -57,10 +59,10 @@ class Transport:
 class Bed:
     """A link process, and what it says to either side."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
         control, theirs = socket.socketpair()
         node, far = socket.socketpair()
-        self.pid = spawn(lambda: _be_link(theirs, far), control.fileno(), node.fileno())
+        self.pid = spawn(lambda: _be_link(theirs, far, root), control.fileno(), node.fileno())
         theirs.close()
         far.close()
         self.loop = Loop()
@@ -93,13 +95,18 @@ class Bed:
     def close(self) -> None:
         """Leave it alone: it ends."""
         self.daemon.close("done")
-        self.until(lambda: self.node.lost is not None)
-        assert wait_or_kill(self.pid) == 0
-        self.loop.close()
+        try:
+            self.until(lambda: self.node.lost is not None)
+        finally:
+            status = wait_or_kill(self.pid)
+            self.loop.close()
+        assert status == 0
 
 
-def _be_link(control: socket.socket, far: socket.socket) -> None:
+def _be_link(control: socket.socket, far: socket.socket, root: Path) -> None:
     link._transport = lambda node: Transport(far)
+    # Not this machine's.
+    link.FileService = partial(FileService, root=os.fsencode(root))
     link.main(control, Node("n1", "n1"), Config())
 
 
@@ -108,7 +115,7 @@ def bed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bed]:
     monkeypatch.setattr(pulse, "LOOK_S", 0.02)
     for variable in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(variable, str(tmp_path))
-    bed = Bed()
+    bed = Bed(tmp_path)
     yield bed
     bed.close()
 

@@ -304,7 +304,9 @@ def test_what_nobody_reads_of_mruns_own_words_harms_no_program(
     fd = os.eventfd(0)
     command = [sys.executable, "-m", "mlaunch.mrun", "-v", "-n", node, "sh", "-c", "exit 3"]
     passed = [] if movable else [fd]
-    done = subprocess.run(command, env=bed.env, stderr=writing, check=False, pass_fds=passed)
+    done = subprocess.run(
+        command, env=bed.env, stderr=writing, check=False, pass_fds=passed, timeout=DEADLINE_S
+    )
     os.close(writing)
     os.close(fd)
     assert done.returncode == 3
